@@ -1,0 +1,176 @@
+// Package clock keeps the time that locks run by: the wall clock, credited running time, and the boot identity.
+//
+// The wall clock can be set by anybody who is root and by whoever speaks for the time server. So a lock has run only when
+// the wall clock says so and the vault's own running time says so too. Running time is a sum of small differences: within
+// one boot it grows by what MONOTONIC_RAW and BOOTTIME both grew (the lesser of the two), while the machine is off or
+// asleep it does not grow at all, and nothing ever catches up. It therefore never exceeds the real time that passed, and
+// an expiry is early only if both the wall clock and the kernel's own counters lie.
+//
+// The package also watches the one clock against the other: a wall clock that moved by more than a day against the time
+// that the machine ran is reported by Shifted, and expiry stops while it holds. Locks go on being given.
+package clock
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"math"
+	"sync"
+	"time"
+
+	"github.com/holdfast-vault/holdfast/immutability/durable"
+)
+
+// saveEvery is how much time the state file may lie behind; a power cut loses at most that much credit, and what passed
+// since the last reading.
+const saveEvery = time.Minute
+
+// Clock turns readings of a Source into stamps. It is safe for concurrent use.
+type Clock struct {
+	disk     durable.Disk
+	name     string
+	source   Source
+	readOnly bool
+	found    error // what was wrong with the state file when it was opened
+
+	mu      sync.Mutex    // guards all below
+	st      state         // as of the last reading
+	tried   time.Duration // BOOTTIME of the last attempt to save
+	saveErr error         // outcome of that attempt
+}
+
+// Open reads the state file and takes the first reading.
+//
+// An absent or damaged state file is no obstacle: counting starts from floor, the newest stamp in the ledger, and what
+// was credited since then is lost, which only makes locks last longer. Found tells. The same goes for a state that is
+// older than floor. A state file of a newer release is an error, since writing would lose what that release knows.
+//
+// A state that was missing, damaged or of another boot is saved at once; a failure to do so is no error here (a full disk
+// must not keep anybody from locking) but told by SaveError.
+func Open(d durable.Disk, name string, src Source, floor Stamp) (*Clock, error) {
+	return open(d, name, src, floor, false)
+}
+
+// OpenReadOnly is Open for a process that only looks: nothing is written.
+func OpenReadOnly(d durable.Disk, name string, src Source, floor Stamp) (*Clock, error) {
+	return open(d, name, src, floor, true)
+}
+
+func open(d durable.Disk, name string, src Source, floor Stamp, readOnly bool) (*Clock, error) {
+	if floor.Running < 0 || floor.Running > math.MaxInt64/int64(time.Second) {
+		return nil, fmt.Errorf("clock: the ledger's newest stamp has %d seconds of running time, which cannot be", floor.Running)
+	}
+	r, err := src.Read()
+	if err != nil {
+		return nil, err
+	}
+	c := &Clock{disk: d, name: name, source: src, readOnly: readOnly}
+	st, err := load(d, name)
+	switch {
+	case errors.Is(err, ErrNewer):
+		return nil, err
+	case err != nil:
+		if !errors.Is(err, fs.ErrNotExist) || !floor.IsZero() {
+			c.found = err
+		}
+		c.st = begin(r, floor)
+	default:
+		c.st = st.raise(time.Duration(floor.Running) * time.Second).step(r).raise(time.Duration(floor.Running) * time.Second)
+	}
+	if err := checkYear(r); err != nil {
+		return nil, err
+	}
+	if err != nil || st.Boot != r.BootID {
+		c.saveLocked()
+	} else {
+		c.tried = st.Boottime
+	}
+	return c, nil
+}
+
+// Found returns what was wrong with the state file when it was opened, nil for nothing. A missing file is an error in a
+// vault whose ledger has stamps.
+func (c *Clock) Found() error { return c.found }
+
+// Now takes a reading, credits the running time since the last one, and returns the moment.
+//
+// The state file is brought up to date at most once a minute. If that fails the stamp is good all the same, since a lost
+// credit can only lengthen locks; SaveError tells. An error means that the clocks cannot be read or show a year that no
+// record can hold.
+func (c *Clock) Now() (Stamp, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if err := c.read(); err != nil {
+		return Stamp{}, err
+	}
+	if since := c.st.Boottime - c.tried; since >= saveEvery || since < 0 {
+		c.saveLocked()
+	}
+	return c.st.stamp(), nil
+}
+
+// Save takes a reading and makes the state durable: after a power cut, no running time credited so far is lost.
+func (c *Clock) Save() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.readOnly {
+		return fmt.Errorf("clock: %s was opened for reading only", c.name)
+	}
+	if err := c.read(); err != nil {
+		return err
+	}
+	c.saveLocked()
+	return c.saveErr
+}
+
+// SaveError returns why the state file lies behind, nil if it does not. The next attempt comes a minute after the last.
+func (c *Clock) SaveError() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.saveErr
+}
+
+// Shifted tells whether, at the last reading, the wall clock disagreed with the time that the machine ran: by more than
+// 24 hours within a boot, or by having gone back across boots (by more than ten minutes, which a clock chip may be off).
+// While it holds nothing may expire; the text says what happened and what to do. It ends when the wall clock is put right,
+// or when the machine has run for seven days without another such step: by then people have had the time to see it, and a
+// lock still needs its full running time.
+func (c *Clock) Shifted() (bool, string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.st.shifted()
+}
+
+// read steps the state to the present. c.mu is held.
+func (c *Clock) read() error {
+	r, err := c.source.Read()
+	if err != nil {
+		return err
+	}
+	if err := checkYear(r); err != nil {
+		return err
+	}
+	c.st = c.st.step(r)
+	return nil
+}
+
+// saveLocked writes the state file. A power cut leaves the old state or the new one; the old one has credited less. c.mu is
+// held, or nobody else knows of c yet.
+func (c *Clock) saveLocked() {
+	if c.readOnly {
+		return
+	}
+	c.tried = c.st.Boottime
+	c.saveErr = nil
+	if err := durable.Replace(c.disk, c.name, c.st.encode(), 0o600); err != nil {
+		c.saveErr = fmt.Errorf("clock: saving %s: %w", c.name, err)
+	}
+}
+
+// checkYear refuses what RFC 3339 cannot write.
+func checkYear(r Reading) error {
+	if y := r.Wall.UTC().Year(); y < 1970 || y > 9999 {
+		return fmt.Errorf("clock: the wall clock shows the year %d, set it right", y)
+	}
+	return nil
+}
