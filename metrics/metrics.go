@@ -1,0 +1,231 @@
+// Package metrics shows the state of a vault to Prometheus.
+//
+// Nothing is counted here twice: at every scrape the page is built from one State, plain numbers that the daemon
+// takes from ledger, manifests and running pulls. The names of the series are for good. Labels come from the
+// configuration alone (source, mode, kind), with the ledger's root as the one exception, so a hostile source cannot
+// make series.
+package metrics
+
+import (
+	"math"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+)
+
+// State is what a scrape asks for. Both methods are called at every scrape, from several goroutines, and should answer
+// from memory.
+type State interface {
+	Sources() []SourceState
+	Vault() VaultState
+}
+
+// SourceState is what is known of one source. Times that are zero mean never.
+type SourceState struct {
+	Name string
+	// Enrolled sources show every series from the first day, so that one which never was pulled raises an alert;
+	// the others (known from old snapshots only) show what there is.
+	Enrolled      bool
+	LastAttempt   time.Time // when the newest pull began, whatever became of it
+	LastSuccess   time.Time // when the newest complete snapshot was committed
+	RecoveryPoint time.Time // when the newest complete snapshot began: the age of what would come back
+	LastPull      Pull      // the newest pull that committed
+	Errors        map[string]uint64
+}
+
+// Pull is the account of one committed pull.
+type Pull struct {
+	Duration     time.Duration
+	Files        uint64 // files in the snapshot
+	ReadBytes    uint64 // read from the source
+	NewBytes     uint64 // content the vault did not hold
+	StoredBytes  uint64 // what that took on disk
+	PartialPaths uint64 // paths that could not be had
+}
+
+// VaultState is what is known of the vault as a whole.
+type VaultState struct {
+	Locks        map[string]Locks // by mode; absent means none
+	LedgerSize   uint64           // leaves
+	LedgerRoot   string           // the Merkle root at that size, base64 as in the checkpoint
+	Packs        uint64           // sealed and not removed
+	PackBytes    uint64
+	LogicalBytes uint64 // of all files of all snapshots, as if each were stored alone
+	UniqueBytes  uint64 // of all chunks held, before compression
+	StoredBytes  uint64 // of all chunks held, compressed and encrypted
+}
+
+// Locks is what is known of the running locks of one mode.
+type Locks struct {
+	Running    uint64    // snapshots with a lock that runs
+	NextExpiry time.Time // when the first of them runs out, by the wall clock; zero when none runs
+}
+
+// Build is what the program says of itself.
+type Build struct {
+	Version, Revision, GoVersion string
+}
+
+// Options of a registry.
+type Options struct {
+	Build   Build
+	Now     func() time.Time // nil: time.Now
+	Runtime bool             // add the series of the Go runtime and of the process
+}
+
+// NewRegistry gives a registry whose every scrape asks s. It is safe for concurrent use if s is.
+func NewRegistry(s State, o Options) *prometheus.Registry {
+	if o.Now == nil {
+		o.Now = time.Now
+	}
+	r := prometheus.NewPedanticRegistry()
+	r.MustRegister(&collector{state: s, now: o.Now, build: o.Build})
+	if o.Runtime {
+		r.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	}
+	return r
+}
+
+// series is one name with its meaning and labels.
+type series struct {
+	desc *prometheus.Desc
+	kind prometheus.ValueType
+}
+
+func gauge(name, help string, labels ...string) series {
+	return series{prometheus.NewDesc("holdfast_"+name, help, labels, nil), prometheus.GaugeValue}
+}
+
+func counter(name, help string, labels ...string) series {
+	return series{prometheus.NewDesc("holdfast_"+name, help, labels, nil), prometheus.CounterValue}
+}
+
+var (
+	lastSuccess  = gauge("source_last_success_timestamp_seconds", "When the newest complete snapshot of the source was committed; 0 if never.", "source")
+	lastAttempt  = gauge("source_last_attempt_timestamp_seconds", "When the newest pull of the source began, whatever became of it; 0 if never.", "source")
+	rpoAge       = gauge("source_rpo_age_seconds", "Age of the data that would come back: seconds since the newest complete snapshot of the source began; +Inf if there is none.", "source")
+	pullDuration = gauge("source_last_pull_duration_seconds", "How long the newest committed pull of the source took.", "source")
+	pullFiles    = gauge("source_last_pull_files", "Files in the snapshot of the newest committed pull of the source.", "source")
+	pullRead     = gauge("source_last_pull_read_bytes", "File content read from the source in its newest committed pull.", "source")
+	pullNew      = gauge("source_last_pull_new_bytes", "Content in the newest committed pull of the source that the vault did not hold yet.", "source")
+	pullStored   = gauge("source_last_pull_stored_bytes", "What the newest committed pull of the source added to the packs, compressed and encrypted.", "source")
+	pullPartial  = gauge("source_last_pull_partial_paths", "Paths that could not be had in the newest committed pull of the source; above 0 the snapshot is partial.", "source")
+	errorsTotal  = counter("source_errors_total", "Errors while pulling the source, by kind; rebuilt from the manifests at start.", "source", "kind")
+	locks        = gauge("locks", "Snapshots whose lock runs, by mode.", "mode")
+	nextExpiry   = gauge("lock_next_expiry_timestamp_seconds", "When the first running lock of the mode runs out; absent if none runs.", "mode")
+	ledgerSize   = gauge("ledger_size", "Records in the ledger; it never goes down.")
+	ledgerRoot   = gauge("ledger_root_info", "Merkle root of the ledger at its present size; always 1.", "root")
+	packs        = gauge("packs", "Sealed packs in the vault.")
+	packBytes    = gauge("pack_bytes", "Bytes of the sealed packs.")
+	dedupRatio   = gauge("dedup_ratio", "Bytes of all files of all snapshots, divided by the bytes of the chunks that hold them before compression; 1 for an empty vault.")
+	compression  = gauge("compression_ratio", "Bytes of the chunks before compression, divided by their bytes in the packs; 1 for an empty vault.")
+	buildInfo    = gauge("build_info", "The running program; always 1.", "version", "revision", "goversion")
+
+	bySource = []series{lastSuccess, lastAttempt, rpoAge, pullDuration, pullFiles, pullRead, pullNew, pullStored, pullPartial, errorsTotal}
+	ofVault  = []series{locks, nextExpiry, ledgerSize, ledgerRoot, packs, packBytes, dedupRatio, compression, buildInfo}
+)
+
+// collector turns one State into series. It has no state of its own.
+type collector struct {
+	state State
+	now   func() time.Time
+	build Build
+}
+
+// Describe implements prometheus.Collector.
+func (c *collector) Describe(ch chan<- *prometheus.Desc) {
+	for _, s := range bySource {
+		ch <- s.desc
+	}
+	for _, s := range ofVault {
+		ch <- s.desc
+	}
+}
+
+// Collect implements prometheus.Collector.
+func (c *collector) Collect(ch chan<- prometheus.Metric) {
+	p := page{ch: ch}
+	now := c.now()
+	seen := make(map[string]bool)
+	for _, s := range c.state.Sources() {
+		// A label that is not a name of ours never came from the configuration, and a name twice would spoil the whole
+		// page: Prometheus would lose every series for the sake of one.
+		if !validName(s.Name) || seen[s.Name] {
+			continue
+		}
+		seen[s.Name] = true
+		p.source(s, now)
+	}
+	p.vault(c.state.Vault())
+	p.put(buildInfo, 1, label(c.build.Version), label(c.build.Revision), label(c.build.GoVersion))
+}
+
+// page sends the series of one scrape.
+type page struct{ ch chan<- prometheus.Metric }
+
+// put sends one sample. Labels have been through validName or label, so it cannot fail for what they hold.
+func (p page) put(s series, v float64, labels ...string) {
+	m, err := prometheus.NewConstMetric(s.desc, s.kind, v, labels...)
+	if err != nil {
+		m = prometheus.NewInvalidMetric(s.desc, err)
+	}
+	p.ch <- m
+}
+
+func (p page) source(s SourceState, now time.Time) {
+	pulled := !s.LastSuccess.IsZero() || s.LastPull != (Pull{})
+	if s.Enrolled || !s.LastSuccess.IsZero() {
+		p.put(lastSuccess, seconds(s.LastSuccess), s.Name)
+		age := math.Inf(1)
+		if !s.RecoveryPoint.IsZero() {
+			age = now.Sub(s.RecoveryPoint).Seconds()
+		}
+		p.put(rpoAge, age, s.Name)
+	}
+	if s.Enrolled || !s.LastAttempt.IsZero() {
+		p.put(lastAttempt, seconds(s.LastAttempt), s.Name)
+	}
+	if s.Enrolled || pulled {
+		p.put(pullDuration, s.LastPull.Duration.Seconds(), s.Name)
+		p.put(pullFiles, float64(s.LastPull.Files), s.Name)
+		p.put(pullRead, float64(s.LastPull.ReadBytes), s.Name)
+		p.put(pullNew, float64(s.LastPull.NewBytes), s.Name)
+		p.put(pullStored, float64(s.LastPull.StoredBytes), s.Name)
+		p.put(pullPartial, float64(s.LastPull.PartialPaths), s.Name)
+	}
+	for kind, n := range boundedKinds(s.Errors) {
+		p.put(errorsTotal, float64(n), s.Name, kind)
+	}
+}
+
+func (p page) vault(v VaultState) {
+	for _, mode := range []string{"governance", "compliance"} {
+		l := v.Locks[mode]
+		p.put(locks, float64(l.Running), mode)
+		if !l.NextExpiry.IsZero() {
+			p.put(nextExpiry, seconds(l.NextExpiry), mode)
+		}
+	}
+	p.put(ledgerSize, float64(v.LedgerSize))
+	p.put(ledgerRoot, 1, label(v.LedgerRoot))
+	p.put(packs, float64(v.Packs))
+	p.put(packBytes, float64(v.PackBytes))
+	p.put(dedupRatio, ratio(v.LogicalBytes, v.UniqueBytes))
+	p.put(compression, ratio(v.UniqueBytes, v.StoredBytes))
+}
+
+// seconds is a Unix time, 0 for never.
+func seconds(t time.Time) float64 {
+	if t.IsZero() {
+		return 0
+	}
+	return float64(t.UnixMilli()) / 1000
+}
+
+func ratio(of, by uint64) float64 {
+	if of == 0 || by == 0 {
+		return 1
+	}
+	return float64(of) / float64(by)
+}

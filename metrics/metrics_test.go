@@ -1,0 +1,377 @@
+package metrics
+
+import (
+	"bytes"
+	"context"
+	"flag"
+	"io"
+	"log"
+	"math"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+	"pgregory.net/rapid"
+
+	"github.com/holdfast-vault/holdfast/metrics/promtest"
+)
+
+var update = flag.Bool("update", false, "write testdata/metrics.golden anew")
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+type fixed struct {
+	sources []SourceState
+	vault   VaultState
+}
+
+func (f fixed) Sources() []SourceState { return f.sources }
+func (f fixed) Vault() VaultState      { return f.vault }
+
+var noon = time.Date(2027, 3, 1, 12, 0, 0, 0, time.UTC)
+
+func sample() fixed {
+	return fixed{
+		sources: []SourceState{
+			{
+				Name: "web1", Enrolled: true, LastAttempt: noon.Add(-time.Hour), LastSuccess: noon.Add(-50 * time.Minute), RecoveryPoint: noon.Add(-time.Hour),
+				LastPull: Pull{Duration: 10 * time.Minute, Files: 5211, ReadBytes: 1 << 30, NewBytes: 1 << 20, StoredBytes: 1 << 19, PartialPaths: 2},
+				Errors:   map[string]uint64{"permission": 2, "changed": 1},
+			},
+			{Name: "never", Enrolled: true},
+			{Name: "gone", LastSuccess: noon.Add(-1000 * time.Hour), RecoveryPoint: noon.Add(-1001 * time.Hour), LastPull: Pull{Files: 1}},
+			{Name: "tried", LastAttempt: noon.Add(-time.Minute)},
+		},
+		vault: VaultState{
+			Locks:      map[string]Locks{"governance": {Running: 3, NextExpiry: noon.Add(24 * time.Hour)}},
+			LedgerSize: 17, LedgerRoot: "47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU=",
+			Packs: 4, PackBytes: 500_000_000, LogicalBytes: 3000, UniqueBytes: 1000, StoredBytes: 400,
+		},
+	}
+}
+
+func render(t testing.TB, s State) []byte {
+	t.Helper()
+	r := NewRegistry(s, Options{Now: func() time.Time { return noon }, Build: Build{"1.2.3", "abc", "go1.26"}})
+	w := httptest.NewRecorder()
+	Handler(r).ServeHTTP(w, httptest.NewRequest(http.MethodGet, "/metrics", nil))
+	if w.Code != http.StatusOK {
+		t.Fatalf("status %d: %s", w.Code, w.Body)
+	}
+	return w.Body.Bytes()
+}
+
+func TestPageIsTheGoldenOne(t *testing.T) {
+	const golden = "testdata/metrics.golden"
+	got := render(t, sample())
+	if *update {
+		if err := os.WriteFile(golden, got, 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want, err := os.ReadFile(golden)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !bytes.Equal(got, want) {
+		t.Errorf("the page changed, and names are for good; go test ./metrics -update if that was meant\n%s", got)
+	}
+}
+
+func TestPromtoolLikesThePage(t *testing.T) { promtest.Lint(t, render(t, sample())) }
+
+func TestEveryNameIsDocumented(t *testing.T) {
+	doc, err := os.ReadFile("../docs/METRICS.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(string(render(t, sample()))) {
+		if name, ok := strings.CutPrefix(line, "# TYPE "); ok {
+			if name = strings.Fields(name)[0]; !bytes.Contains(doc, []byte("`"+name)) {
+				t.Errorf("docs/METRICS.md does not name %s", name)
+			}
+		}
+	}
+}
+
+func TestNeverPulledSourceRaisesAnAlert(t *testing.T) {
+	page := string(render(t, sample()))
+	for _, want := range []string{
+		`holdfast_source_rpo_age_seconds{source="never"} +Inf`,
+		`holdfast_source_last_success_timestamp_seconds{source="never"} 0`,
+		`holdfast_source_rpo_age_seconds{source="web1"} 3600`,
+	} {
+		if !strings.Contains(page, want+"\n") {
+			t.Errorf("missing %s", want)
+		}
+	}
+}
+
+func TestHostileLabelsCannotSpoilThePage(t *testing.T) {
+	s := sample()
+	s.sources = append(s.sources,
+		SourceState{Name: "web1", Enrolled: true}, // twice
+		SourceState{Name: "x\"} 1\nholdfast_packs 0\n#", Enrolled: true},
+		SourceState{Name: "\xff\xfe", Enrolled: true},
+		SourceState{Name: "", Enrolled: true},
+		SourceState{Name: "ok", Enrolled: true, Errors: map[string]uint64{"a\nb": 1, "\xff": 2, "good": 3}},
+	)
+	s.vault.LedgerRoot = "root\"} 1\nholdfast_packs 99\n\xff"
+	s.vault.Locks = map[string]Locks{"bogus\n": {Running: 1}}
+	page := render(t, s)
+	promtest.Lint(t, page)
+	for _, want := range []string{
+		`holdfast_source_errors_total{kind="other",source="ok"} 3`,
+		`holdfast_source_errors_total{kind="good",source="ok"} 3`,
+		`holdfast_packs 4`,
+	} {
+		if !strings.Contains(string(page), want+"\n") {
+			t.Errorf("missing %s in\n%s", want, page)
+		}
+	}
+	if n := strings.Count(string(page), "\nholdfast_packs "); n != 1 {
+		t.Errorf("%d series holdfast_packs", n)
+	}
+	if n := strings.Count(string(page), "\nholdfast_ledger_root_info{"); n != 1 {
+		t.Errorf("%d series of the ledger's root", n)
+	}
+}
+
+func TestAnyStateGivesAPageOfBoundedSeries(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		var s fixed
+		for range rapid.IntRange(0, 5).Draw(t, "sources") {
+			s.sources = append(s.sources, SourceState{
+				Name:     rapid.OneOf(rapid.String(), rapid.StringMatching(`[a-z0-9][a-z0-9_-]{0,3}`)).Draw(t, "name"),
+				Enrolled: rapid.Bool().Draw(t, "enrolled"),
+				Errors:   rapid.MapOfN(rapid.OneOf(rapid.String(), rapid.StringMatching(`[a-z]{1,3}`)), rapid.Uint64Range(0, 1<<40), 0, 60).Draw(t, "errors"),
+			})
+		}
+		s.vault.LedgerRoot = rapid.String().Draw(t, "root")
+		families, err := NewRegistry(s, Options{}).Gather()
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, f := range families {
+			if n := len(f.Metric); f.GetName() == "holdfast_source_errors_total" && n > len(s.sources)*maxKinds {
+				t.Fatalf("%d series of errors for %d sources", n, len(s.sources))
+			}
+		}
+	})
+}
+
+func TestNoErrorIsLostInBounding(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		in := rapid.MapOfN(rapid.OneOf(rapid.String(), rapid.StringMatching(`[a-z]{1,3}`), rapid.Just(OtherKind)), rapid.Uint64Range(0, 1<<40), 0, 80).Draw(t, "errors")
+		var want, got uint64
+		for _, n := range in {
+			want += n
+		}
+		out := boundedKinds(in)
+		for kind, n := range out {
+			got += n
+			if !errorKind.MatchString(kind) {
+				t.Fatalf("kind %q", kind)
+			}
+		}
+		if got != want || len(out) > maxKinds {
+			t.Fatalf("%d errors became %d, in %d kinds", want, got, len(out))
+		}
+	})
+}
+
+func TestTrackerFollowsPulls(t *testing.T) {
+	tr := NewTracker()
+	tr.Set(SourceState{Name: "old", Enrolled: true, LastSuccess: noon, Errors: map[string]uint64{"lost": 1}})
+	tr.Enrol("web1")
+	tr.Attempt("web1", noon)
+	tr.Committed("web1", noon, noon.Add(time.Minute), true, Pull{Files: 1})
+	tr.Attempt("web1", noon.Add(time.Hour))
+	tr.Error("web1", "permission", 2)
+	tr.Error("web1", "not a kind", 3)
+	tr.Committed("web1", noon.Add(time.Hour), noon.Add(2*time.Hour), false, Pull{Files: 2, PartialPaths: 2})
+	tr.Error("old", "lost", 1)
+	got := tr.Sources()
+	if len(got) != 2 || got[0].Name != "old" || got[0].Enrolled || got[0].Errors["lost"] != 2 {
+		t.Fatalf("old: %+v", got)
+	}
+	web := got[1]
+	if !web.Enrolled || !web.LastSuccess.Equal(noon.Add(time.Minute)) || !web.RecoveryPoint.Equal(noon) || !web.LastAttempt.Equal(noon.Add(time.Hour)) {
+		t.Errorf("a partial pull moved the recovery point: %+v", web)
+	}
+	if web.LastPull.Files != 2 || web.Errors["permission"] != 2 || web.Errors[OtherKind] != 3 {
+		t.Errorf("%+v", web)
+	}
+	got[1].Errors["permission"] = 99
+	if tr.Sources()[1].Errors["permission"] != 2 {
+		t.Error("the tracker handed out its own map")
+	}
+}
+
+func TestTrackerIsBoundedAndSafeForConcurrentUse(t *testing.T) {
+	tr := NewTracker()
+	var wg sync.WaitGroup
+	for g := range 4 {
+		wg.Go(func() {
+			for i := range 200 {
+				tr.Error("web1", "kind_"+strconv.Itoa(i*4+g), 1)
+				tr.Attempt("web1", noon)
+				tr.Sources()
+			}
+		})
+	}
+	wg.Wait()
+	var n uint64
+	errors := tr.Sources()[0].Errors
+	for _, one := range errors {
+		n += one
+	}
+	if n != 800 || len(errors) > maxKinds+1 {
+		t.Errorf("%d errors in %d kinds", n, len(errors))
+	}
+}
+
+// serve runs Serve on the loopback until the test ends, and gives its address.
+func serve(t *testing.T, h http.Handler) string {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- Serve(ctx, l, h, log.New(io.Discard, "", 0)) }()
+	t.Cleanup(func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Errorf("serve: %v", err)
+		}
+	})
+	return l.Addr().String()
+}
+
+func TestPrometheusScrapesAndAnswersForTheRPOAge(t *testing.T) {
+	s := sample()
+	began := time.Now().Add(-2 * time.Hour)
+	s.sources[0].RecoveryPoint = began
+	addr := serve(t, Handler(NewRegistry(s, Options{Runtime: true})))
+	p := promtest.Start(t, addr, alerts(t))
+	got := p.Query(t, `holdfast_source_rpo_age_seconds{source="web1"}`)
+	if want := time.Since(began).Seconds(); math.Abs(got-want) > 60 {
+		t.Errorf("age %v, want about %v", got, want)
+	}
+	if got := p.Query(t, `sum(holdfast_source_rpo_age_seconds > 90000) or vector(0)`); got != math.Inf(1) {
+		t.Errorf("the source that never was pulled does not show: %v", got)
+	}
+	if got := p.Query(t, `count(ALERTS{alertname="HoldfastSnapshotTooOld",source="never"})`); got != 1 {
+		t.Errorf("no alert for the source that never was pulled: %v", got)
+	}
+}
+
+// alerts gives the absolute path of the rules that we ship.
+func alerts(t *testing.T) string {
+	t.Helper()
+	file, err := filepath.Abs("alerts.yml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return file
+}
+
+func TestAlertRulesAreSoundAndNameOnlyWhatIsThere(t *testing.T) {
+	promtest.LintRules(t, alerts(t))
+	rules, err := os.ReadFile(alerts(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	page := render(t, sample())
+	for _, name := range regexp.MustCompile(`holdfast_[a-z_]+`).FindAllString(string(rules), -1) {
+		if !bytes.Contains(page, []byte("# TYPE "+name+" ")) {
+			t.Errorf("the rules use %s, which is no series of ours", name)
+		}
+	}
+}
+
+func TestServerRefusesWhatIsNotAScrape(t *testing.T) {
+	addr := serve(t, Handler(NewRegistry(sample(), Options{})))
+	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
+	for _, c := range []struct {
+		method, path string
+		status       int
+	}{{"GET", "/metrics", 200}, {"HEAD", "/metrics", 200}, {"GET", "/", 200}, {"POST", "/metrics", 405}, {"DELETE", "/", 405}, {"GET", "/debug/pprof/", 404}, {"GET", "/metrics/../etc", 404}} {
+		r, err := http.NewRequestWithContext(t.Context(), c.method, "http://"+addr+c.path, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp, err := client.Do(r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp.Body.Close()
+		if resp.StatusCode != c.status {
+			t.Errorf("%s %s: %d, want %d", c.method, c.path, resp.StatusCode, c.status)
+		}
+	}
+}
+
+func TestFloodOfConnectionsHoldsFewPlaces(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	lim := newLimited(l, 2)
+	accepted := make(chan net.Conn)
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		defer close(accepted)
+		for {
+			c, err := lim.Accept()
+			if err != nil {
+				return
+			}
+			accepted <- c
+		}
+	})
+	for range 3 {
+		c, err := net.Dial("tcp", l.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+	}
+	first, second := <-accepted, <-accepted
+	select {
+	case <-accepted:
+		t.Fatal("a third connection was accepted beside two")
+	default:
+	}
+	first.Close()
+	first.Close() // twice gives one place
+	third := <-accepted
+	second.Close()
+	third.Close()
+	if err := lim.Close(); err != nil {
+		t.Fatal(err)
+	}
+	wg.Wait()
+}
+
+func TestLostListenerIsAnError(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	l.Close()
+	if err := Serve(t.Context(), l, http.NotFoundHandler(), log.New(io.Discard, "", 0)); err == nil {
+		t.Error("no error")
+	}
+}
