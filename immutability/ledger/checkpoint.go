@@ -1,0 +1,145 @@
+package ledger
+
+import (
+	"bytes"
+	"crypto/rand"
+	"encoding/base64"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+
+	"golang.org/x/mod/sumdb/note"
+	"golang.org/x/mod/sumdb/tlog"
+)
+
+// A checkpoint is a signed note as C2SP tlog-checkpoint has it:
+//
+//	holdfast/0123456789abcdef0123456789abcdef     origin: "holdfast/" and the vault
+//	42                                            leaves, decimal
+//	CsUYapGGPo4dkMgIAUqom/Xajj7h2fB2MPA3j2jxq2I=  root, base64
+//	                                              an empty line
+//	— holdfast/0123.. Base64OfKeyHashAndSignature Ed25519 over the lines above the empty one
+
+// checkpointMax bounds what is read as a checkpoint: ours has one signature, a cosigned one some more.
+const checkpointMax = 64 << 10
+
+// Checkpoint is what a signed note says of the ledger.
+type Checkpoint struct {
+	Origin string
+	Size   uint64
+	Root   tlog.Hash
+}
+
+// NewSigner makes a key pair for the checkpoints of origin, "holdfast/" and the vault. Both keys are
+// in the text form of golang.org/x/mod/sumdb/note; the signer key is secret.
+func NewSigner(origin string) (signerKey, verifierKey string, err error) {
+	signerKey, verifierKey, err = note.GenerateKey(rand.Reader, origin)
+	if err != nil {
+		return "", "", fmt.Errorf("ledger: signing key: %w", err)
+	}
+	if _, err := note.NewVerifier(verifierKey); err != nil {
+		return "", "", fmt.Errorf("ledger: origin %q: %w", origin, err)
+	}
+	return signerKey, verifierKey, nil
+}
+
+// CheckSigner says whether a signer key is whole, in its only spelling, and belongs to the verifier key.
+func CheckSigner(signerKey, verifierKey string) error {
+	signer, err := note.NewSigner(signerKey)
+	if err != nil {
+		return fmt.Errorf("signing key: %w", err)
+	}
+	verifier, err := note.NewVerifier(verifierKey)
+	if err != nil {
+		return fmt.Errorf("verifier: %w", err)
+	}
+	// The library accepts capitals in the key's hash: compare with the only way in which we write it.
+	parts := strings.SplitN(signerKey, "+", 5)
+	if len(parts) != 5 || parts[3] != fmt.Sprintf("%08x", signer.KeyHash()) {
+		return errors.New("signing key: not in its canonical form")
+	}
+	if raw, err := base64.StdEncoding.DecodeString(parts[4]); err != nil || base64.StdEncoding.EncodeToString(raw) != parts[4] {
+		return errors.New("signing key: not in its canonical form")
+	}
+	if signer.Name() != verifier.Name() {
+		return fmt.Errorf("signing key is of %q, the ledger's verifier of %q", signer.Name(), verifier.Name())
+	}
+	probe := []byte("holdfast signing key probe\n")
+	sig, err := signer.Sign(probe)
+	if err != nil {
+		return fmt.Errorf("signing key: %w", err)
+	}
+	if signer.KeyHash() != verifier.KeyHash() || !verifier.Verify(probe, sig) {
+		return errors.New("signing key does not belong to the ledger's verifier")
+	}
+	return nil
+}
+
+// sign gives the note of a checkpoint.
+func sign(c Checkpoint, signer note.Signer) ([]byte, error) {
+	text := fmt.Sprintf("%s\n%d\n%s\n", c.Origin, c.Size, c.Root)
+	b, err := note.Sign(&note.Note{Text: text}, signer)
+	if err != nil {
+		return nil, fmt.Errorf("ledger: sign checkpoint: %w", err)
+	}
+	return b, nil
+}
+
+// ParseCheckpoint reads a checkpoint and checks that the verifier's key signed it. Cosignatures of
+// other keys may stand beside ours. Other spellings of the same note are refused, so that no byte of
+// it can change unseen.
+func ParseCheckpoint(signed []byte, verifierKey string) (Checkpoint, error) {
+	verifier, err := note.NewVerifier(verifierKey)
+	if err != nil {
+		return Checkpoint{}, fmt.Errorf("checkpoint: verifier %q: %w", verifierKey, err)
+	}
+	n, err := note.Open(signed, note.VerifierList(verifier))
+	if err != nil {
+		return Checkpoint{}, fmt.Errorf("checkpoint: %w", err)
+	}
+	if err := canonicalNote(signed, n); err != nil {
+		return Checkpoint{}, err
+	}
+	lines := strings.SplitN(n.Text, "\n", 4)
+	if len(lines) != 4 {
+		return Checkpoint{}, fmt.Errorf("checkpoint: %d lines are too few", len(lines)-1)
+	}
+	if lines[0] != verifier.Name() {
+		return Checkpoint{}, fmt.Errorf("checkpoint: origin %q is not %q", lines[0], verifier.Name())
+	}
+	size, err := strconv.ParseInt(lines[1], 10, 64)
+	if err != nil || size < 1 || strconv.FormatInt(size, 10) != lines[1] {
+		return Checkpoint{}, fmt.Errorf("checkpoint: size %q is not a number of leaves", lines[1])
+	}
+	root, err := tlog.ParseHash(lines[2])
+	if err != nil || root.String() != lines[2] {
+		return Checkpoint{}, fmt.Errorf("checkpoint: root %q is not a hash", lines[2])
+	}
+	return Checkpoint{Origin: lines[0], Size: uint64(size), Root: root}, nil
+}
+
+// canonicalNote refuses what note.Open overlooks: repeated signatures, and unused bits at the end of
+// a base64 text.
+func canonicalNote(signed []byte, n *note.Note) error {
+	length := len(n.Text) + 1
+	for _, list := range [][]note.Signature{n.Sigs, n.UnverifiedSigs} {
+		for _, s := range list {
+			raw, err := base64.StdEncoding.DecodeString(s.Base64)
+			if err != nil || len(raw) < 4 || binary.BigEndian.Uint32(raw) != s.Hash ||
+				base64.StdEncoding.EncodeToString(raw) != s.Base64 {
+				return errors.New("checkpoint: a signature is not in its canonical form")
+			}
+			line := "— " + s.Name + " " + s.Base64 + "\n"
+			if !bytes.Contains(signed[len(n.Text):], []byte("\n"+line)) {
+				return errors.New("checkpoint: a signature is not in its canonical form")
+			}
+			length += len(line)
+		}
+	}
+	if length != len(signed) {
+		return errors.New("checkpoint: not in its canonical form")
+	}
+	return nil
+}

@@ -1,0 +1,46 @@
+package ledger
+
+import (
+	"github.com/holdfast-vault/holdfast/immutability/durable"
+	"golang.org/x/mod/sumdb/tlog"
+)
+
+// Report is what a look at the files of a ledger finds, without any memory of earlier looks.
+type Report struct {
+	Size       uint64
+	Root       tlog.Hash
+	Segments   int
+	Checkpoint Checkpoint   // zero when there is no valid one
+	Unknown    map[Kind]int // kinds of records that this release does not know
+	Strays     []string     // files in the ledger's directory that are nobody's
+	Damages    []Damage
+}
+
+// Inspect reads the whole ledger from the medium and says what is wrong, each damaged line by its
+// name. An empty verifier stands for the one that the init record names. It may run beside a writer.
+func Inspect(d durable.Disk, dir, verifier string) (*Report, error) {
+	s := scan{disk: d, dir: dir, verifier: verifier}
+	numbers, err := s.list()
+	if err != nil {
+		return nil, err
+	}
+	for _, n := range numbers {
+		_ = d.Forget(segmentName(dir, n)) // a request: where it fails the cache is what there is to look at
+	}
+	s.strays = nil
+	if err := s.read(); err != nil {
+		return nil, err
+	}
+	root, err := s.tree.root(s.tree.n)
+	if err != nil {
+		return nil, err
+	}
+	r := &Report{
+		Size: uint64(s.tree.n), Root: root, Segments: len(s.segments),
+		Checkpoint: s.signed, Unknown: s.unknown, Strays: s.strays,
+	}
+	for _, bad := range s.damages {
+		r.Damages = append(r.Damages, *bad)
+	}
+	return r, nil
+}

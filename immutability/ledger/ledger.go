@@ -1,0 +1,407 @@
+package ledger
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io/fs"
+	"iter"
+	"path"
+	"slices"
+	"sync"
+
+	"github.com/holdfast-vault/holdfast/immutability/durable"
+	"golang.org/x/mod/sumdb/note"
+	"golang.org/x/mod/sumdb/tlog"
+)
+
+// ErrBroken is wrapped by the error of an Append whose write or fsync failed. Whether the line
+// stands on the disk is not known; it was not acknowledged, does not count, and the next Append puts
+// that in writing by beginning a new segment. The caller issues the record again.
+var ErrBroken = errors.New("ledger: the record was not acknowledged; its segment is closed")
+
+// ErrReadOnly is the error of an Append to a ledger that was opened without the signing key.
+var ErrReadOnly = errors.New("ledger: opened for reading only")
+
+// Ledger is an open ledger. It is safe for concurrent use; one process at a time may write.
+type Ledger struct {
+	disk     durable.Disk
+	dir      string
+	verifier string
+	signer   note.Signer // nil when read only
+	init     *Init
+	damages  []*Damage
+	unknown  map[Kind]int
+
+	mu       sync.Mutex // guards all below
+	segments []segment  // as counted; the last one is the one that grows
+	tree     tree
+	note     []byte // newest signed checkpoint
+	noted    int64  // leaves that the checkpoint on the disk covers
+	file     durable.File
+	// next is the number of a segment that was never used.
+	next int
+	// fresh says that the next record begins a new segment: the last one ends in a torn or
+	// unacknowledged line, is full, or may not be durable itself.
+	fresh bool
+}
+
+// Create begins a ledger in an existing, empty directory with its init record. On return the record
+// and its checkpoint are durable. A power cut before leaves nothing, or the record without its
+// checkpoint, which the next Open signs.
+func Create(d durable.Disk, dir string, signerKey string, first Record) error {
+	if first.Kind != KindInit || first.Init == nil {
+		return errors.New("ledger: the first record must be an init record")
+	}
+	if first.Init.Format != Format {
+		return fmt.Errorf("ledger: format %d, this release writes %d", first.Init.Format, Format)
+	}
+	if err := CheckSigner(signerKey, first.Init.Verifier); err != nil {
+		return fmt.Errorf("ledger: %w", err)
+	}
+	first.Seq = 0
+	line, err := encodeLine(&first)
+	if err != nil {
+		return err
+	}
+	if err := durable.WriteNew(d, segmentName(dir, 1), append(line, '\n'), 0o600); err != nil {
+		return fmt.Errorf("ledger: %w", err)
+	}
+	// Power fails here: a ledger of one record without a checkpoint. Open takes it as it is.
+	l, err := Open(d, dir, signerKey, first.Init.Verifier)
+	if err != nil {
+		return err
+	}
+	return errors.Join(l.checkpointError(), l.Close())
+}
+
+// Open reads a ledger and verifies every line, the pins of the segments, the checkpoint's signature,
+// and that the tree of today extends the checkpoint.
+//
+// With a signerKey the ledger can be written: what an earlier process left in the cache is made
+// durable or found missing first, a checkpoint that lags is signed anew, and damage is an error, a
+// *Damage. Without one nothing is written, and damage is told by Damages: every line that is whole
+// can still be read. An empty verifier stands for the one that the init record names; whoever has
+// the verifier from elsewhere should demand it.
+func Open(d durable.Disk, dir string, signerKey string, verifier string) (*Ledger, error) {
+	if verifier != "" {
+		if err := checkVerifier(verifier); err != nil {
+			return nil, err
+		}
+	}
+	if signerKey != "" {
+		if err := settle(d, dir); err != nil {
+			return nil, err
+		}
+	}
+	s := scan{disk: d, dir: dir, verifier: verifier}
+	if err := s.read(); err != nil {
+		return nil, err
+	}
+	l := &Ledger{
+		disk: d, dir: dir, verifier: s.verifier, init: s.init, damages: s.damages, unknown: s.unknown,
+		segments: s.segments, tree: s.tree, note: s.checkpoint, noted: int64(s.signed.Size),
+	}
+	last := s.segments[len(s.segments)-1]
+	l.next = last.number + 1
+	l.fresh = s.abandoned || last.tail > 0
+	if signerKey == "" {
+		return l, nil
+	}
+	if bad := s.blocking(); bad != nil {
+		return nil, fmt.Errorf("the ledger cannot be written (open it for reading only, or put the file back from a copy): %w", bad)
+	}
+	if err := CheckSigner(signerKey, s.verifier); err != nil {
+		return nil, fmt.Errorf("ledger: %w", err)
+	}
+	var err error
+	if l.signer, err = note.NewSigner(signerKey); err != nil {
+		return nil, fmt.Errorf("ledger: %w", err)
+	}
+	// Only a ledger that never had a checkpoint must get one now; one that lags may go on lagging.
+	if err := l.publish(); err != nil && l.noted == 0 {
+		return nil, err
+	}
+	return l, nil
+}
+
+// settle makes what is seen durable, or finds out that it is not. A process that was killed may have
+// left a line in the cache that it never synced, and one whose sync failed a line that the medium
+// does not have: the first is synced now, the second is forgotten, so that what is read afterwards
+// is what a power cut would leave.
+func settle(d durable.Disk, dir string) error {
+	if err := d.SyncDir(dir); err != nil {
+		return fmt.Errorf("ledger: %w", err)
+	}
+	s := scan{disk: d, dir: dir}
+	numbers, err := s.list()
+	if err != nil {
+		return err
+	}
+	if len(numbers) > 0 {
+		name := segmentName(dir, slices.Max(numbers))
+		if err := syncFile(d, name); err != nil {
+			return fmt.Errorf("ledger: %s: %w", name, err)
+		}
+	}
+	for _, n := range numbers {
+		if err := d.Forget(segmentName(dir, n)); err != nil {
+			return fmt.Errorf("ledger: %w", err)
+		}
+	}
+	if err := d.Forget(path.Join(dir, checkpointName)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("ledger: %w", err)
+	}
+	return nil
+}
+
+func syncFile(d durable.Disk, name string) error {
+	f, err := d.Append(name)
+	if err != nil {
+		return err
+	}
+	return errors.Join(f.Sync(), f.Close())
+}
+
+// Append gives r its number and writes it. On return without an error the line is on the medium: the
+// record is acknowledged and will be found by every later Open. The checkpoint is replaced after
+// that; if this fails the record stands all the same, and the checkpoint follows with the next one.
+//
+// After an error the record does not count. When the error wraps ErrBroken the line may nevertheless
+// have reached the disk, and counts if the process ends before another Append succeeds; so what a
+// record asks for must be the same asked twice.
+func (l *Ledger) Append(r Record) (Record, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.signer == nil {
+		return Record{}, ErrReadOnly
+	}
+	if r.Kind == KindInit || r.Kind == KindSegment {
+		return Record{}, fmt.Errorf("ledger: a record of kind %q cannot be appended", r.Kind)
+	}
+	if l.fresh || l.segments[len(l.segments)-1].bytes >= segmentFull {
+		if err := l.begin(r); err != nil {
+			return Record{}, err
+		}
+	}
+	r.Seq = uint64(l.tree.n)
+	line, err := encodeLine(&r)
+	if err != nil {
+		return Record{}, err
+	}
+	if err := l.write(line); err != nil {
+		return Record{}, fmt.Errorf("%w: %w", ErrBroken, err)
+	}
+	if err := l.count(line); err != nil {
+		return Record{}, err
+	}
+	r.Raw = line
+	_ = l.publish() // told by checkpointError, made good by the next Append or Open
+	return r, nil
+}
+
+// begin makes the next segment, which pins what is counted so far.
+func (l *Ledger) begin(r Record) error {
+	root, err := l.tree.root(l.tree.n)
+	if err != nil {
+		return err
+	}
+	l.closeFile()
+	l.fresh = true
+	number := l.next
+	l.next++ // used up, whatever happens: a name that failed once may come and go with a power cut
+	pin := Record{
+		Seq: uint64(l.tree.n), Kind: KindSegment, At: r.At,
+		Segment: &Segment{Number: number, Size: uint64(l.tree.n), Root: root.String()},
+	}
+	line, err := encodeLine(&pin)
+	if err != nil {
+		return err
+	}
+	err = durable.WriteNew(l.disk, segmentName(l.dir, number), append(line, '\n'), 0o600)
+	if err != nil {
+		// Power fails here: the segment may be there with nothing but its pin; Open leaves it out.
+		return fmt.Errorf("ledger: new segment: %w", err)
+	}
+	// Power fails here: the same; the line behind which this segment was made necessary is now out
+	// of the count only once a record follows, and nothing was acknowledged that relies on it.
+	l.segments = append(l.segments, segment{number: number})
+	l.fresh = false
+	return l.count(line)
+}
+
+// write puts a line at the end of the last segment and syncs it.
+func (l *Ledger) write(line []byte) (err error) {
+	defer func() {
+		if err != nil {
+			l.closeFile()
+			l.fresh = true
+		}
+	}()
+	if l.file == nil {
+		if l.file, err = l.disk.Append(segmentName(l.dir, l.segments[len(l.segments)-1].number)); err != nil {
+			l.file = nil
+			return err
+		}
+	}
+	if _, err = l.file.Write(append(slices.Clip(line), '\n')); err != nil {
+		return err // power fails here: perhaps a part of the line, which is no line
+	}
+	// Power fails here: the line, a part of it or nothing. If it is whole it counts after the next
+	// Open: its caller was told nothing.
+	return l.file.Sync()
+}
+
+// count adds a durable line to the tree and to the last segment.
+func (l *Ledger) count(line []byte) error {
+	if err := l.tree.add(line); err != nil {
+		return err
+	}
+	last := &l.segments[len(l.segments)-1]
+	last.lines++
+	last.bytes += int64(len(line)) + 1
+	return nil
+}
+
+// publish signs and replaces the checkpoint if it lags.
+func (l *Ledger) publish() error {
+	if l.noted == l.tree.n {
+		return nil
+	}
+	root, err := l.tree.root(l.tree.n)
+	if err != nil {
+		return err
+	}
+	signed, err := sign(Checkpoint{Origin: l.signer.Name(), Size: uint64(l.tree.n), Root: root}, l.signer)
+	if err != nil {
+		return err
+	}
+	l.note = signed
+	if err := durable.Replace(l.disk, path.Join(l.dir, checkpointName), signed, 0o644); err != nil {
+		return fmt.Errorf("ledger: %w", err)
+	}
+	l.noted = l.tree.n
+	return nil
+}
+
+// checkpointError says whether the checkpoint on the disk lags.
+func (l *Ledger) checkpointError() error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.signer != nil && l.noted != l.tree.n {
+		return fmt.Errorf("ledger: the checkpoint covers %d of %d records", l.noted, l.tree.n)
+	}
+	return nil
+}
+
+func (l *Ledger) closeFile() {
+	if l.file != nil {
+		_ = l.file.Close() // nothing is owed: what counts was synced
+		l.file = nil
+	}
+}
+
+// Close closes the file that grows. The ledger must not be written afterwards.
+func (l *Ledger) Close() error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.closeFile()
+	l.signer = nil
+	return nil
+}
+
+// Records gives all records that count, oldest first, pins included, as they were when the walk began.
+// Lines that are damaged are left out; a segment that can no longer be read ends the walk early, and
+// Inspect tells why. Nothing of the ledger is kept in memory for it but one segment.
+func (l *Ledger) Records() iter.Seq[Record] {
+	return func(yield func(Record) bool) {
+		l.mu.Lock()
+		segments := slices.Clone(l.segments)
+		l.mu.Unlock()
+		for _, seg := range segments {
+			data, err := durable.ReadFile(l.disk, segmentName(l.dir, seg.number), segmentMax)
+			if err != nil {
+				continue
+			}
+			for range seg.lines {
+				line, rest, whole := bytes.Cut(data, []byte("\n"))
+				if !whole {
+					break
+				}
+				data = rest
+				r, err := parseLine(line)
+				if err != nil {
+					continue
+				}
+				if !yield(r) {
+					return
+				}
+			}
+		}
+	}
+}
+
+// Init gives the ledger's first record, nil if it is damaged.
+func (l *Ledger) Init() *Init { return l.init }
+
+// Size gives the number of records that count.
+func (l *Ledger) Size() uint64 {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return uint64(l.tree.n)
+}
+
+// Root gives the root of the tree of all records that count.
+func (l *Ledger) Root() tlog.Hash {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	h, err := l.tree.root(l.tree.n)
+	if err != nil {
+		return tlog.Hash{} // cannot be: the tree holds all its own hashes
+	}
+	return h
+}
+
+// Checkpoint gives the newest signed checkpoint. Saved elsewhere, it proves or refutes later ledgers.
+func (l *Ledger) Checkpoint() []byte {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return bytes.Clone(l.note)
+}
+
+// Verifier gives the key that checkpoints are verified with.
+func (l *Ledger) Verifier() string { return l.verifier }
+
+// Damages gives what was wrong with the ledger when it was opened.
+func (l *Ledger) Damages() []Damage {
+	out := make([]Damage, len(l.damages))
+	for i, d := range l.damages {
+		out[i] = *d
+	}
+	return out
+}
+
+// Unknown gives the kinds of records that this release does not know, with how many there are.
+func (l *Ledger) Unknown() map[Kind]int { return l.unknown }
+
+// Extends says whether this ledger still holds everything that an earlier checkpoint of it covers:
+// nil if it does, else an error that says what does not agree.
+func (l *Ledger) Extends(checkpoint []byte) error {
+	c, err := ParseCheckpoint(checkpoint, l.verifier)
+	if err != nil {
+		return err
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if c.Size > uint64(l.tree.n) {
+		return fmt.Errorf("the checkpoint covers %d records, the ledger holds %d: records are missing", c.Size, l.tree.n)
+	}
+	root, err := l.tree.root(int64(c.Size))
+	if err != nil {
+		return err
+	}
+	if root != c.Root {
+		return fmt.Errorf("the ledger's first %d records are not those that the checkpoint covers: the past was changed", c.Size)
+	}
+	return nil
+}

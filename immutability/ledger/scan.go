@@ -1,0 +1,351 @@
+package ledger
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io/fs"
+	"path"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/holdfast-vault/holdfast/immutability/durable"
+	"golang.org/x/mod/sumdb/note"
+)
+
+const (
+	// segmentFull is the size in bytes from which on a segment takes no more lines.
+	segmentFull = 4 << 20
+	// segmentMax bounds what is read as a segment: a full one, the line that filled it, and a torn one.
+	segmentMax = segmentFull + 2*lineMax + 2
+
+	checkpointName = "checkpoint"
+	segmentSuffix  = ".jsonl"
+	// tmpSuffix marks what durable's verbs leave behind when they are cut: garbage.
+	tmpSuffix = ".tmp"
+)
+
+// Damage is one thing that is wrong with the ledger.
+type Damage struct {
+	Where  string // "ledger/000001.jsonl line 12", "ledger/checkpoint"
+	Detail string
+	// Tail says that only the end of a segment is concerned and every record that is counted on is
+	// there: writing may go on, in a new segment.
+	Tail bool
+}
+
+func (d *Damage) Error() string { return d.Where + " is damaged: " + d.Detail }
+
+// segment is one file of the ledger as it was found.
+type segment struct {
+	number int
+	lines  int   // lines that count, from the first one on
+	bytes  int64 // what these take, newlines included
+	tail   int64 // bytes behind them: a torn line, or a line that was never acknowledged
+}
+
+func segmentName(dir string, number int) string {
+	return path.Join(dir, fmt.Sprintf("%06d%s", number, segmentSuffix))
+}
+
+// parseSegmentName reads a segment's number from its file name in its only spelling.
+func parseSegmentName(name string) (int, bool) {
+	digits, ok := strings.CutSuffix(name, segmentSuffix)
+	if !ok {
+		return 0, false
+	}
+	n, err := strconv.Atoi(digits)
+	if err != nil || n < 1 || fmt.Sprintf("%06d", n) != digits {
+		return 0, false
+	}
+	return n, true
+}
+
+// scan is a pass over the whole ledger.
+type scan struct {
+	disk durable.Disk
+	dir  string
+
+	segments []segment
+	strays   []string // files in the ledger's directory that are nobody's
+	tree     tree
+	verifier string // as demanded, or as the init record has it
+	init     *Init
+	unknown  map[Kind]int
+	damages  []*Damage
+	// broken says that a line is missing or damaged in the middle: from there on leaves cannot be counted.
+	broken bool
+	// abandoned says that the last segment holds nothing but a pin that may not be durable: the next
+	// record begins another segment.
+	abandoned bool
+
+	checkpoint []byte // the signed note, nil when there is none
+	signed     Checkpoint
+}
+
+func (s *scan) damage(tail bool, where, format string, args ...any) {
+	s.damages = append(s.damages, &Damage{Where: where, Detail: fmt.Sprintf(format, args...), Tail: tail})
+}
+
+// blocking gives the first damage that forbids writing, or nil.
+func (s *scan) blocking() *Damage {
+	for _, d := range s.damages {
+		if !d.Tail {
+			return d
+		}
+	}
+	return nil
+}
+
+// read makes the pass. The checkpoint is read before the lines: a writer that goes on meanwhile only
+// adds lines, so that they cannot seem to lag behind it.
+func (s *scan) read() error {
+	s.unknown = make(map[Kind]int)
+	noteErr := s.readCheckpoint()
+	numbers, err := s.list()
+	if err != nil {
+		return err
+	}
+	if len(numbers) == 0 {
+		return fmt.Errorf("ledger: %s holds no segment: %w", s.dir, fs.ErrNotExist)
+	}
+	if numbers[0] != 1 {
+		s.broken = true
+		s.damage(false, segmentName(s.dir, 1), "it is missing")
+	}
+	for _, n := range numbers {
+		if err := s.readSegment(n); err != nil {
+			return err
+		}
+	}
+	if s.init == nil && !s.broken {
+		s.damage(false, segmentName(s.dir, 1)+" line 1", "it is not an init record")
+	}
+	if noteErr != nil {
+		s.damage(false, path.Join(s.dir, checkpointName), "%v; any checkpoint of this ledger that was saved earlier may be put in its place", noteErr)
+		return nil
+	}
+	return s.compare()
+}
+
+func (s *scan) readCheckpoint() error {
+	b, err := durable.ReadFile(s.disk, path.Join(s.dir, checkpointName), checkpointMax)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	s.checkpoint = b
+	return err
+}
+
+// list gives the numbers of the segments, ascending.
+func (s *scan) list() ([]int, error) {
+	entries, err := s.disk.ReadDir(s.dir)
+	if err != nil {
+		return nil, fmt.Errorf("ledger: %w", err)
+	}
+	var numbers []int
+	for _, e := range entries {
+		n, ok := parseSegmentName(e.Name())
+		switch {
+		case ok:
+			numbers = append(numbers, n)
+		case e.Name() == checkpointName || strings.HasSuffix(e.Name(), tmpSuffix):
+		default:
+			s.strays = append(s.strays, path.Join(s.dir, e.Name()))
+		}
+	}
+	slices.Sort(numbers)
+	return numbers, nil
+}
+
+// readSegment reads the lines of one segment into the tree.
+func (s *scan) readSegment(number int) error {
+	name := segmentName(s.dir, number)
+	data, err := durable.ReadFile(s.disk, name, segmentMax)
+	if err != nil {
+		s.broken = true
+		s.damage(false, name, "it cannot be read: %v", err)
+		return nil
+	}
+	seg := segment{number: number}
+	for k := 1; len(data) > 0; k++ {
+		line, rest, whole := bytes.Cut(data, []byte("\n"))
+		if !whole {
+			break // torn: never acknowledged, or the checkpoint or the next pin will miss it
+		}
+		where := fmt.Sprintf("%s line %d", name, k)
+		r, err := parseLine(line)
+		if err != nil {
+			last := len(rest) == 0
+			s.damage(last, where, "%v", err)
+			if last {
+				break
+			}
+			s.broken = true
+		} else if err := s.take(&seg, k, where, &r); err != nil {
+			return err
+		}
+		seg.lines = k
+		seg.bytes += int64(len(line)) + 1
+		data = rest
+	}
+	seg.tail = int64(len(data))
+	s.segments = append(s.segments, seg)
+	if seg.lines == 0 && len(s.segments) == 1 && !s.broken {
+		s.broken = true
+		s.damage(false, name, "it holds no whole record")
+	}
+	return nil
+}
+
+// take adds a valid line to the tree.
+func (s *scan) take(seg *segment, k int, where string, r *Record) error {
+	if k == 1 && len(s.segments) > 0 {
+		if r.Segment == nil || r.Segment.Number != seg.number {
+			s.broken = true
+			s.damage(false, where, "it does not pin segment %d", seg.number)
+		} else if !s.broken {
+			s.pin(where, r.Segment)
+		}
+	} else if r.Segment != nil {
+		s.broken = true
+		s.damage(false, where, "a pin in the middle of a segment")
+	}
+	if r.Kind == KindInit {
+		if err := s.takeInit(where, r); err != nil {
+			return err
+		}
+	}
+	if !r.Known() {
+		s.unknown[r.Kind]++
+	}
+	if s.broken {
+		return nil
+	}
+	if r.Seq != uint64(s.tree.n) {
+		s.broken = true
+		s.damage(false, where, "it has number %d, and %d is the next", r.Seq, s.tree.n)
+		return nil
+	}
+	return s.tree.add(r.Raw)
+}
+
+func (s *scan) takeInit(where string, r *Record) error {
+	if r.Init.Format > Format {
+		return fmt.Errorf("ledger: format %d: %w", r.Init.Format, ErrNewer)
+	}
+	if s.init != nil || r.Seq != 0 {
+		s.broken = true
+		s.damage(false, where, "a second init record")
+		return nil
+	}
+	s.init = r.Init
+	if s.verifier == "" {
+		s.verifier = r.Init.Verifier
+	} else if s.verifier != r.Init.Verifier {
+		s.damage(false, where, "the ledger names the verifier %q, not %q", r.Init.Verifier, s.verifier)
+	}
+	return nil
+}
+
+// pin holds the first line of a segment against what was read before. At most one line of the
+// segment before may lie beyond the pin: the one whose write failed, and which nobody was told of.
+func (s *scan) pin(where string, p *Segment) {
+	have := uint64(s.tree.n)
+	last := &s.segments[len(s.segments)-1]
+	switch {
+	case p.Size > have:
+		s.broken = true
+		s.damage(false, where, "it counts %d records before it, and only %d are there", p.Size, have)
+		return
+	case have-p.Size > 1 || have > p.Size && last.lines == 0:
+		s.broken = true
+		s.damage(false, where, "it counts %d records before it, and %d are there", p.Size, have)
+		return
+	case have > p.Size:
+		s.dropLast()
+	}
+	root, err := s.tree.root(int64(p.Size))
+	if err != nil || root.String() != p.Root {
+		s.broken = true
+		s.damage(false, where, "the %d records before it do not have the root that it names", p.Size)
+	}
+}
+
+// dropLast takes the last line that was counted out of the count again.
+func (s *scan) dropLast() {
+	s.tree.cut(s.tree.n - 1)
+	last := &s.segments[len(s.segments)-1]
+	last.lines--
+	// Where the dropped line begins no longer matters: a segment with a tail is never written again.
+	last.tail++
+}
+
+// compare holds the lines against the checkpoint.
+func (s *scan) compare() error {
+	where := path.Join(s.dir, checkpointName)
+	if s.checkpoint == nil {
+		// The init record is published before its checkpoint: alone it is the trace of a cut.
+		if s.tree.n > 1 || s.broken {
+			s.damage(false, where, "it is missing; any checkpoint of this ledger that was saved earlier may be put in its place")
+		}
+		s.abandon(1)
+		return nil
+	}
+	if s.verifier == "" {
+		s.damage(false, where, "there is no verifier to check it with")
+		return nil
+	}
+	c, err := ParseCheckpoint(s.checkpoint, s.verifier)
+	if err != nil {
+		s.damage(false, where, "%v; any checkpoint of this ledger that was saved earlier may be put in its place", err)
+		return nil
+	}
+	s.signed = c
+	if s.broken {
+		return nil
+	}
+	if c.Size > uint64(s.tree.n) {
+		s.damage(false, s.lastLine(), "the checkpoint covers %d records, and only %d are there", c.Size, s.tree.n)
+		return nil
+	}
+	root, err := s.tree.root(int64(c.Size))
+	if err != nil {
+		return err
+	}
+	if root != c.Root {
+		s.damage(false, s.dir, "the first %d records do not have the root that the checkpoint signs", c.Size)
+		return nil
+	}
+	s.abandon(c.Size)
+	return nil
+}
+
+// abandon leaves a last segment out of the count that holds nothing but its pin: whoever made it may
+// have been told that it failed, so that it may vanish with the next power cut. A pin that the
+// checkpoint covers is durable.
+func (s *scan) abandon(covered uint64) {
+	last := s.segments[len(s.segments)-1]
+	if s.broken || len(s.segments) == 1 || last.lines > 1 || covered >= uint64(s.tree.n) {
+		return
+	}
+	if last.lines == 1 {
+		s.dropLast()
+	}
+	s.abandoned = true
+}
+
+// lastLine names the place behind the last line.
+func (s *scan) lastLine() string {
+	last := s.segments[len(s.segments)-1]
+	return fmt.Sprintf("%s line %d", segmentName(s.dir, last.number), last.lines+1)
+}
+
+// checkVerifier refuses a key that cannot verify anything.
+func checkVerifier(key string) error {
+	if _, err := note.NewVerifier(key); err != nil {
+		return fmt.Errorf("ledger: verifier %q: %w", key, err)
+	}
+	return nil
+}
