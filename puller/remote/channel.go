@@ -1,0 +1,191 @@
+package remote
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"github.com/pkg/sftp"
+	"golang.org/x/crypto/ssh"
+)
+
+const (
+	packetSmall = 32 << 10  // what every server answers whole
+	packetLarge = 255 << 10 // the largest that OpenSSH does
+
+	handlesPerChannel = 400
+)
+
+// channel is one SFTP session.
+type channel struct {
+	link    *link
+	stream  *stream
+	sftp    *sftp.Client
+	handles chan struct{} // a slot for each open handle
+	busy    atomic.Int64  // operations in flight
+	warm    atomic.Bool   // the first READ was sent; see readSmall
+	deep    bool          // answers READDIR requests strictly in order, so that several may be in flight
+}
+
+// openChannel opens one more SFTP session on the connection. While it runs the deadline of the handshake holds.
+func (l *link) openChannel() (*channel, error) {
+	raw, requests, err := l.client.OpenChannel("session", nil)
+	if err != nil {
+		return nil, err
+	}
+	l.tasks.Go(func() { ssh.DiscardRequests(requests) })
+	l.tasks.Go(func() { io.Copy(io.Discard, raw.Stderr()) }) // left unread it would eat the window
+	ok, err := raw.SendRequest("subsystem", true, ssh.Marshal(struct{ Name string }{"sftp"}))
+	if err == nil && !ok {
+		err = errors.New("the server has no sftp subsystem for this user")
+	}
+	if err != nil {
+		raw.Close()
+		return nil, err
+	}
+	c := &channel{link: l, handles: make(chan struct{}, handlesPerChannel)}
+	c.stream = newStream(raw, channelWriter{raw}, l.source.big, l.dead, l.kill)
+	c.sftp, err = newClient(c.stream)
+	if err != nil {
+		raw.Close()
+		return nil, err
+	}
+	c.deep = strings.HasPrefix(string(l.client.ServerVersion()), "SSH-2.0-OpenSSH")
+	return c, nil
+}
+
+// newClient is sftp.NewClientPipe with its panics turned into errors. The sizes of reads are our own business, so the client is told
+// the largest.
+func newClient(s *stream) (c *sftp.Client, err error) {
+	defer func() {
+		if r := recover(); r != nil {
+			err = &ProtocolError{Op: "init", Detail: fmt.Sprint(r)}
+		}
+	}()
+	c, err = sftp.NewClientPipe(s, s, sftp.MaxPacketUnchecked(packetLarge))
+	if err != nil && s.err == nil && !errors.Is(err, io.ErrUnexpectedEOF) {
+		err = &ProtocolError{Op: "init", Detail: plain(err)}
+	}
+	return c, err
+}
+
+// channelWriter makes Close of an ssh.Channel a full close: CloseWrite alone leaves the server in charge of the end.
+type channelWriter struct{ ssh.Channel }
+
+// measure asks the server for its limits, or for anything if it has none to tell, and takes the time.
+func (l *link) measure(c *channel) error {
+	l.packet = packetSmall
+	begin := time.Now()
+	_, told := c.sftp.HasExtension("limits@openssh.com")
+	if !told {
+		_, err := c.stream.ask(packetRealpath, ".")
+		l.rtt = time.Since(begin)
+		return err
+	}
+	a, err := c.stream.ask(packetExtended, "limits@openssh.com")
+	l.rtt = time.Since(begin)
+	if err == nil && a.kind == packetExtReply {
+		l.packet = packetFor(a.body)
+	}
+	return err
+}
+
+// packetFor reads the answer to limits@openssh.com and picks the size of a READ. A server that lies is caught by the reads themselves, so the figures are
+// only brought into sane bounds. 0 means that the server sets no limit.
+//
+//	uint64 packet length | uint64 read length | uint64 write length | uint64 open handles
+func packetFor(body []byte) int {
+	if len(body) < 16 {
+		return packetSmall
+	}
+	packet, read := binary.BigEndian.Uint64(body), binary.BigEndian.Uint64(body[8:])
+	size := uint64(packetLarge)
+	if read != 0 {
+		size = min(size, read)
+	}
+	if packet > 1024 {
+		size = min(size, packet-1024)
+	}
+	if size < packetSmall {
+		return packetSmall
+	}
+	return int(size)
+}
+
+// do runs one operation on the channel: f blocks until it is answered. The watchdog frees it by closing the connection; a panic
+// in f becomes a ProtocolError; what a status answer says becomes an error with op and path; everything else is a loss. f keeps io.EOF to
+// itself.
+func (c *channel) do(ctx context.Context, op, path string, f func() error) error {
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	if cause := c.link.down(); cause != nil {
+		return &lostError{op: op, path: path, cause: cause}
+	}
+	c.link.source.requests.Add(1)
+	c.busy.Add(1)
+	defer c.busy.Add(-1)
+	w := c.watch(ctx)
+	err := guarded(op, path, f)
+	stalled := w.end()
+	if err == nil {
+		c.link.worked.Store(true)
+		return nil
+	}
+	return c.judge(ctx, op, path, err, stalled)
+}
+
+// guarded recovers from what pkg/sftp does with answers that it does not expect.
+func guarded(op, path string, f func() error) (err error) {
+	defer func() {
+		if r := recover(); r != nil {
+			err = &ProtocolError{Op: op, Path: path, Detail: fmt.Sprint("the answer makes no sense: ", r)}
+		}
+	}()
+	return f()
+}
+
+// judge says what a failed operation means.
+func (c *channel) judge(ctx context.Context, op, path string, err error, stalled bool) error {
+	if stalled {
+		return fmt.Errorf("%s %q: %w within %v", op, path, ErrStalled, c.link.source.config.Limits.OpTimeout)
+	}
+	if ctx.Err() != nil && c.link.down() != nil {
+		return context.Cause(ctx)
+	}
+	if status, ok := statusError(op, path, err); ok {
+		c.link.worked.Store(true)
+		return status
+	}
+	var limit *LimitError
+	if errors.As(err, &limit) {
+		return err
+	}
+	var protocol *ProtocolError
+	if errors.As(err, &protocol) && c.link.down() == nil {
+		c.link.kill(err)
+		return err
+	}
+	if lost(err) || c.link.down() != nil {
+		c.link.kill(err)
+		return &lostError{op: op, path: path, cause: c.link.cause}
+	}
+	protocol = &ProtocolError{Op: op, Path: path, Detail: plain(err)}
+	c.link.kill(protocol)
+	return protocol
+}
+
+// lost recognises the errors of a channel that has ended.
+func lost(err error) bool {
+	for _, end := range []error{sftp.ErrSSHFxConnectionLost, io.EOF, io.ErrUnexpectedEOF, io.ErrClosedPipe} {
+		if errors.Is(err, end) {
+			return true
+		}
+	}
+	return false
+}

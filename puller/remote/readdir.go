@@ -1,0 +1,300 @@
+package remote
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"slices"
+	"strings"
+)
+
+const (
+	readdirsMax  = 64     // READDIR requests in flight for one directory
+	largeListing = 10_000 // a listing that grows beyond needs one of few slots, so that many of them cannot add up
+	problemsMax  = 1000   // bad names reported one by one
+	nameShownMax = 255
+	handleBytes  = 256 // longest handle of the draft
+	batchesMax   = 1 << 20
+)
+
+// ReadDir lists a directory: the good names sorted by bytes, and the names that cannot be entries. Attributes are those of the entries
+// themselves, links not followed.
+//
+// With an error nothing may be concluded from what is missing; next to a *LimitError the entries read so far are returned. An empty listing is
+// only returned once the server has confirmed that it lets us search the directory: otherwise it is fs.ErrPermission.
+func (s *Source) ReadDir(ctx context.Context, path string) ([]Entry, []NameProblem, error) {
+	if err := s.config.Limits.checkPath("list", path); err != nil {
+		return nil, nil, err
+	}
+	c, err := s.pick(ctx)
+	if err != nil {
+		return nil, nil, err
+	}
+	l := &listing{source: s, channel: c, path: path}
+	defer l.release()
+	handle, err := l.open(ctx)
+	if err != nil {
+		return nil, nil, err
+	}
+	err = l.read(ctx, handle)
+	s.background(func(ctx context.Context) { c.closeHandle(ctx, path, handle) })
+	var limit *LimitError
+	if err != nil && !errors.As(err, &limit) {
+		return nil, nil, err
+	}
+	entries, problems := l.finish()
+	if err == nil && len(entries) == 0 && len(problems) == 0 {
+		err = c.confirmEmpty(ctx, path)
+	}
+	return entries, problems, err
+}
+
+// confirmEmpty tells an empty directory from one that may be read and not searched: OpenSSH leaves out every entry whose lstat fails.
+func (c *channel) confirmEmpty(ctx context.Context, path string) error {
+	_, err := c.lstat(ctx, Join(path, "."))
+	if errors.Is(err, fs.ErrPermission) {
+		return fmt.Errorf("list %q: it may be read but not searched, so its names stay hidden: %w", path, fs.ErrPermission)
+	}
+	return err
+}
+
+// listing is one directory being read.
+type listing struct {
+	source   *Source
+	channel  *channel
+	path     string
+	seen     int // names that came, good or bad
+	slot     bool
+	entries  []Entry
+	problems []NameProblem
+	dropped  int // problems beyond problemsMax
+}
+
+func (l *listing) open(ctx context.Context) (handle string, err error) {
+	err = l.channel.do(ctx, "list", l.path, func() error {
+		a, err := l.channel.stream.ask(packetOpendir, l.path)
+		if err != nil {
+			return err
+		}
+		defer a.release()
+		handle, err = handleOf(a)
+		return err
+	})
+	return handle, err
+}
+
+// handleOf reads the answer to OPENDIR.
+func handleOf(a answer) (string, error) {
+	c := cursor{b: a.body}
+	switch a.kind {
+	case packetHandle:
+		h := c.bytes()
+		if c.err != nil || len(h) > handleBytes {
+			return "", fmt.Errorf("a handle of %d bytes", len(a.body))
+		}
+		return string(h), nil
+	case packetStatus:
+		return "", statusOf(&c, "a handle")
+	}
+	return "", fmt.Errorf("packet of type %d instead of a handle", a.kind)
+}
+
+// statusOf makes an error of a status answer that stands where something better was wanted.
+func statusOf(c *cursor, wanted string) error {
+	code, message := c.status()
+	switch {
+	case c.err != nil:
+		return c.err
+	case code == statusOK:
+		return fmt.Errorf("status OK instead of %s", wanted)
+	case code == statusNoSuchFile:
+		return fs.ErrNotExist
+	case code == statusPermissionDenied:
+		return fs.ErrPermission
+	}
+	return &refusal{code: code, message: message}
+}
+
+// refusal is a status of our own codec that has no meaning to us.
+type refusal struct {
+	code    uint32
+	message string
+}
+
+func (r *refusal) Error() string { return fmt.Sprintf("status %d: %q", r.code, cut(r.message)) }
+
+func cut(s string) string { return s[:min(len(s), nameShownMax)] }
+
+// read asks for names until the end of the directory. On servers that answer in order several requests are in flight; their number doubles
+// as long as the directory goes on, so that a small directory costs one round trip and a huge one is limited by the wire.
+func (l *listing) read(ctx context.Context, handle string) error {
+	depth := 1
+	if l.channel.deep {
+		depth = 2
+	}
+	for batch := 0; batch < batchesMax; batch++ {
+		over, err := l.batch(ctx, handle, depth)
+		if err != nil || over {
+			return err
+		}
+		if err := l.claim(ctx); err != nil {
+			return err
+		}
+		if l.channel.deep {
+			depth = min(2*depth, readdirsMax)
+		}
+	}
+	return &ProtocolError{Op: "list", Path: l.path, Detail: "the listing does not end"}
+}
+
+// claim takes a slot for a large listing. Its holder waits for nothing but the server.
+func (l *listing) claim(ctx context.Context) error {
+	if l.slot || l.seen < largeListing {
+		return nil
+	}
+	select {
+	case l.source.large <- struct{}{}:
+		l.slot = true
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+func (l *listing) release() {
+	if l.slot {
+		<-l.source.large
+	}
+}
+
+// batch puts depth requests in flight and takes all their answers.
+func (l *listing) batch(ctx context.Context, handle string, depth int) (over bool, err error) {
+	longest := frameMax
+	if depth == 1 {
+		longest = frameMaxAlone
+	}
+	err = l.channel.do(ctx, "list", l.path, func() error {
+		calls := make([]*call, 0, depth)
+		var failed error
+		for range depth {
+			c, err := l.channel.stream.send(packetReaddir, longest, appendString(nil, handle))
+			if err != nil {
+				failed = err
+				break
+			}
+			calls = append(calls, c)
+		}
+		for _, c := range calls { // every answer is taken, whatever the others say
+			end, err := l.answer(<-c.answer)
+			if failed == nil {
+				failed = err
+			}
+			over = over || end
+		}
+		return failed
+	})
+	return over, err
+}
+
+func (l *listing) answer(a answer) (over bool, err error) {
+	if a.err != nil {
+		return false, a.err
+	}
+	defer a.release()
+	c := cursor{b: a.body}
+	switch a.kind {
+	case packetName:
+		before := l.seen
+		if err := c.names(l.row); err != nil {
+			return false, err
+		}
+		if l.seen == before {
+			return false, errors.New("a packet of names without names")
+		}
+		return false, nil
+	case packetStatus:
+		err := statusOf(&c, "names")
+		var r *refusal
+		if errors.As(err, &r) && r.code == statusEOF {
+			return true, nil
+		}
+		return false, err
+	}
+	return false, fmt.Errorf("packet of type %d instead of names", a.kind)
+}
+
+// row checks one name.
+func (l *listing) row(n name) error {
+	limits := l.source.config.Limits
+	l.seen++
+	if l.seen > limits.EntriesPerDirectory+2 { // "." and ".." are free
+		return &LimitError{What: "entries of one directory", Path: l.path, Limit: int64(limits.EntriesPerDirectory), Got: int64(l.seen)}
+	}
+	if string(n.raw) == "." || string(n.raw) == ".." {
+		return nil
+	}
+	if total := l.source.entries.Add(1); total > int64(limits.Entries) {
+		return &LimitError{What: "entries of the source", Path: l.path, Limit: int64(limits.Entries), Got: total}
+	}
+	why := badName(string(n.raw))
+	if why == "" && len(l.path)+1+len(n.raw) > limits.PathBytes {
+		why = fmt.Sprintf("its path is longer than %d bytes", limits.PathBytes)
+	}
+	if why == "" {
+		why = n.why
+	}
+	if why != "" {
+		l.problem(string(n.raw), why)
+		return nil
+	}
+	l.entries = append(l.entries, Entry{Name: string(n.raw), Attr: n.attr})
+	return nil
+}
+
+func (l *listing) problem(name, why string) {
+	if len(l.problems) >= problemsMax {
+		l.dropped++
+		return
+	}
+	l.problems = append(l.problems, NameProblem{Name: strings.Clone(cut(name)), Reason: why})
+}
+
+// finish sorts, and takes all but the first of equal names out: which of them the server means by the name cannot be known.
+func (l *listing) finish() ([]Entry, []NameProblem) {
+	slices.SortStableFunc(l.entries, func(a, b Entry) int { return strings.Compare(a.Name, b.Name) })
+	unique := l.entries[:0]
+	for _, e := range l.entries {
+		if n := len(unique); n > 0 && e.Name == unique[n-1].Name {
+			l.problem(e.Name, "listed more than once")
+			continue
+		}
+		unique = append(unique, e)
+	}
+	clear(l.entries[len(unique):])
+	if l.dropped > 0 {
+		l.problems = append(l.problems, NameProblem{Reason: fmt.Sprintf("%d more names with problems", l.dropped)})
+	}
+	return unique, l.problems
+}
+
+// closeHandle gives a handle back. Its answer decides nothing.
+func (c *channel) closeHandle(ctx context.Context, path, handle string) {
+	c.do(ctx, "close", path, func() error {
+		a, err := c.stream.ask(packetClose, handle)
+		if err != nil {
+			return err
+		}
+		a.release()
+		return nil
+	})
+}
+
+// background runs what only Close waits for. After Close it runs nothing.
+func (s *Source) background(f func(context.Context)) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.life.Err() == nil {
+		s.tasks.Go(func() { f(s.life) })
+	}
+}

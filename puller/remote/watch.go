@@ -1,0 +1,80 @@
+package remote
+
+import (
+	"context"
+	"sync"
+	"time"
+)
+
+// ageMax is how many times OpTimeout an operation may last, whatever else the channel carries.
+const ageMax = 10
+
+// graceMax is how long a cancelled operation may still wait for its answer before its connection is closed for it.
+const graceMax = 2 * time.Second
+
+// watch is the watchdog of one operation. Each OpTimeout it looks at what its channel received since the last look.
+type watch struct {
+	channel *channel
+	begin   time.Time
+	unwatch func() bool // of the context
+
+	mu    sync.Mutex // guards what follows
+	seen  int64
+	timer *time.Timer
+	over  bool
+	bite  bool // the watchdog closed the connection
+}
+
+func (c *channel) watch(ctx context.Context) *watch {
+	w := &watch{channel: c, begin: time.Now(), seen: c.stream.done.Load()}
+	timeout := c.link.source.config.Limits.OpTimeout
+	w.mu.Lock()
+	w.timer = time.AfterFunc(timeout, w.look)
+	w.mu.Unlock()
+	w.unwatch = context.AfterFunc(ctx, func() {
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		if !w.over {
+			w.timer.Stop()
+			w.timer = time.AfterFunc(min(timeout, graceMax), func() { w.cancel(ctx) })
+		}
+	})
+	return w
+}
+
+// look closes the connection if the channel moved less than the floor, or if the operation is too old.
+func (w *watch) look() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.over {
+		return
+	}
+	limits := w.channel.link.source.config.Limits
+	seen := w.channel.stream.done.Load()
+	floor := max(1, int64(limits.OpTimeout.Seconds()*float64(limits.FloorBytesPerSecond)))
+	if seen-w.seen < floor || time.Since(w.begin) > ageMax*limits.OpTimeout {
+		w.bite = true
+		w.channel.link.kill(ErrStalled)
+		return
+	}
+	w.seen = seen
+	w.timer.Reset(limits.OpTimeout)
+}
+
+func (w *watch) cancel(ctx context.Context) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if !w.over {
+		w.channel.link.kill(context.Cause(ctx))
+	}
+}
+
+// end stops the watchdog and says whether it bit.
+func (w *watch) end() bool {
+	w.unwatch()
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.over = true
+	w.timer.Stop()
+	return w.bite
+}

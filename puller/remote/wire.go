@@ -1,0 +1,137 @@
+package remote
+
+import (
+	"bufio"
+	"net"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+const (
+	wireReadBuffer  = 64 << 10
+	wireWriteBuffer = 256 << 10 // a writer waits once so much is gathered
+)
+
+// wire is the TCP connection under SSH. It reads through a large buffer, gathers the many small writes of SSH into few large
+// ones, counts bytes, and never waits for ever: until established the deadline of the handshake holds for everything; afterwards each read may take
+// as long as idle, which the keepalive's answers renew on a healthy connection, and each write likewise.
+type wire struct {
+	net.Conn
+	in   *bufio.Reader
+	idle time.Duration
+
+	established    atomic.Bool
+	received, sent atomic.Int64
+
+	mu      sync.Mutex // guards what follows
+	changed *sync.Cond // gathered, err or closing changed
+	gather  []byte     // written by SSH, not yet by us
+	err     error      // sticky, of the flusher
+	closing bool
+
+	flushed chan struct{} // closed when the flusher has ended
+}
+
+// newWire takes over conn and starts its flusher, which ends after Close. The caller has set the handshake's deadline.
+func newWire(conn net.Conn, idle time.Duration) *wire {
+	w := &wire{Conn: conn, idle: idle, flushed: make(chan struct{})}
+	w.changed = sync.NewCond(&w.mu)
+	w.in = bufio.NewReaderSize(wireReader{w}, wireReadBuffer)
+	go w.flush()
+	return w
+}
+
+// establish ends the time of the handshake's deadline.
+func (w *wire) establish() error {
+	w.established.Store(true)
+	return w.Conn.SetDeadline(time.Now().Add(w.idle))
+}
+
+// wireReader is the unbuffered side: one call, one system call, one renewed deadline.
+type wireReader struct{ w *wire }
+
+func (r wireReader) Read(p []byte) (int, error) {
+	if r.w.established.Load() {
+		if err := r.w.Conn.SetReadDeadline(time.Now().Add(r.w.idle)); err != nil {
+			return 0, err
+		}
+	}
+	n, err := r.w.Conn.Read(p)
+	r.w.received.Add(int64(n))
+	return n, err
+}
+
+// Read is for one goroutine, SSH's reader.
+func (w *wire) Read(p []byte) (int, error) { return w.in.Read(p) }
+
+// Write takes p over into the gathered buffer and returns; an error of the network shows at a later Write, and at the reader.
+func (w *wire) Write(p []byte) (int, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for len(w.gather) > wireWriteBuffer && w.err == nil && !w.closing {
+		w.changed.Wait()
+	}
+	if w.closing && w.err == nil {
+		w.err = net.ErrClosed
+	}
+	if w.err != nil {
+		return 0, w.err
+	}
+	if len(w.gather) == 0 {
+		w.changed.Broadcast()
+	}
+	w.gather = append(w.gather, p...)
+	return len(p), nil
+}
+
+// flush writes what was gathered until the wire is closed or breaks.
+func (w *wire) flush() {
+	defer close(w.flushed)
+	var batch []byte
+	for {
+		w.mu.Lock()
+		for len(w.gather) == 0 && !w.closing {
+			w.changed.Wait()
+		}
+		if w.closing {
+			w.mu.Unlock()
+			return
+		}
+		batch, w.gather = w.gather, batch[:0]
+		w.changed.Broadcast()
+		w.mu.Unlock()
+		if err := w.write(batch); err != nil {
+			w.mu.Lock()
+			w.err = err
+			w.changed.Broadcast()
+			w.mu.Unlock()
+			w.Conn.Close() // so that the reader learns of it too
+			return
+		}
+		if cap(batch) > 4*wireWriteBuffer {
+			batch = nil
+		}
+	}
+}
+
+func (w *wire) write(p []byte) error {
+	if w.established.Load() {
+		if err := w.Conn.SetWriteDeadline(time.Now().Add(w.idle)); err != nil {
+			return err
+		}
+	}
+	n, err := w.Conn.Write(p)
+	w.sent.Add(int64(n))
+	return err
+}
+
+// Close closes the socket at once; what was gathered and not written is lost, which a reader of files never minds.
+func (w *wire) Close() error {
+	err := w.Conn.Close()
+	w.mu.Lock()
+	w.closing = true
+	w.changed.Broadcast()
+	w.mu.Unlock()
+	return err
+}
