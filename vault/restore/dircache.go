@@ -1,0 +1,83 @@
+package restore
+
+import (
+	"errors"
+	"os"
+	"sync"
+)
+
+// dirCacheIdle is how many directories stay open that nobody is using.
+const dirCacheIdle = 32
+
+// dirCache keeps directories open between the files that are made in them. Safe for concurrent use.
+type dirCache struct {
+	open func(path string) (*os.File, error)
+
+	mu    sync.Mutex
+	byDir map[string]*dirHandle
+	idle  []*dirHandle // users == 0, longest idle first
+}
+
+type dirHandle struct {
+	path  string
+	f     *os.File
+	users int
+}
+
+// get returns the open directory at path; put gives it back.
+func (c *dirCache) get(path string) (*dirHandle, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if h, ok := c.byDir[path]; ok {
+		if h.users == 0 {
+			c.forgetIdle(h)
+		}
+		h.users++
+		return h, nil
+	}
+	f, err := c.open(path)
+	if err != nil {
+		return nil, err
+	}
+	if c.byDir == nil {
+		c.byDir = make(map[string]*dirHandle)
+	}
+	h := &dirHandle{path: path, f: f, users: 1}
+	c.byDir[path] = h
+	return h, nil
+}
+
+func (c *dirCache) put(h *dirHandle) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if h.users--; h.users > 0 {
+		return
+	}
+	c.idle = append(c.idle, h)
+	if len(c.idle) > dirCacheIdle {
+		oldest := c.idle[0]
+		c.idle = append(c.idle[:0], c.idle[1:]...)
+		delete(c.byDir, oldest.path)
+		oldest.f.Close()
+	}
+}
+
+func (c *dirCache) forgetIdle(h *dirHandle) {
+	for i, x := range c.idle {
+		if x == h {
+			c.idle = append(c.idle[:i], c.idle[i+1:]...)
+			return
+		}
+	}
+}
+
+func (c *dirCache) close() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	var errs []error
+	for _, h := range c.byDir {
+		errs = append(errs, h.f.Close())
+	}
+	c.byDir, c.idle = nil, nil
+	return errors.Join(errs...)
+}
