@@ -73,15 +73,25 @@ func (e *lostError) Error() string {
 	return fmt.Sprintf("%s %q: %v: %s", e.op, e.path, ErrLost, plain(e.cause))
 }
 
-func (e *lostError) Is(target error) bool { return target == ErrLost }
-
-// As finds the protocol error behind a loss. The stall of another operation stays hidden on purpose: whoever sees ErrStalled may count
-// it against the path.
-func (e *lostError) As(target any) bool {
-	var p *ProtocolError
-	if t, ok := target.(**ProtocolError); ok && errors.As(e.cause, &p) {
-		*t = p
+// Is finds what stands between us and any further connection. The stall or the cancellation of another operation stays hidden on purpose:
+// whoever sees ErrStalled may count it against the path, and a cancellation as its own.
+func (e *lostError) Is(target error) bool {
+	switch target {
+	case ErrLost:
 		return true
+	case ErrAuth, ErrClosed:
+		return errors.Is(e.cause, target)
+	}
+	return false
+}
+
+// As finds the *ProtocolError or *HostKeyError behind a loss.
+func (e *lostError) As(target any) bool {
+	switch t := target.(type) {
+	case **ProtocolError:
+		return errors.As(e.cause, t)
+	case **HostKeyError:
+		return errors.As(e.cause, t)
 	}
 	return false
 }

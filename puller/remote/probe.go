@@ -8,7 +8,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"strings"
 
 	"golang.org/x/crypto/ssh"
 )
@@ -177,55 +176,43 @@ func probeTerminal(ctx context.Context, l *link, _ string, p *Powers) error {
 	return err
 }
 
-// probeForward tries to connect to a port of the source on which nothing listens, to a socket that does not exist, and to listen on a port of the
-// source's choice on its loopback, which is given back at once.
+// probeForward tries to connect to a port of the source on which nothing listens, and to listen on a port of the source's choice on its
+// loopback, which is given back at once. Unix sockets are left out: OpenSSH answers a forbidden one as it answers a missing one, and listening on
+// one would leave a file behind.
 func probeForward(ctx context.Context, l *link, _ string, p *Powers) error {
-	tcp := ssh.Marshal(struct {
-		Host       string
-		Port       uint32
-		Origin     string
-		OriginPort uint32
-	}{"127.0.0.1", 1, "127.0.0.1", 1})
-	unix := ssh.Marshal(struct {
-		Path, Reserved string
-		Number         uint32
-	}{"/nonexistent/holdfast-probe", "", 0})
-	for _, try := range []struct {
-		what, kind string
-		body       []byte
-	}{{"open TCP connections from the source", "direct-tcpip", tcp}, {"open unix sockets on the source", "direct-streamlocal@openssh.com", unix}} {
-		err := l.bounded(ctx, func() error {
-			ch, requests, err := l.client.OpenChannel(try.kind, try.body)
-			var refused *ssh.OpenChannelError
-			switch {
-			case err == nil:
-				go ssh.DiscardRequests(requests)
-				ch.Close()
-				p.found(&p.Forward, "it may %s", try.what)
-			case errors.As(err, &refused) && refused.Reason == ssh.ConnectionFailed && !strings.Contains(refused.Message, "prohibited"):
-				p.found(&p.Forward, "it may %s", try.what)
-			case !errors.As(err, &refused):
-				return err
+	err := l.bounded(ctx, func() error {
+		ch, requests, err := l.client.OpenChannel("direct-tcpip", ssh.Marshal(struct {
+			Host       string
+			Port       uint32
+			Origin     string
+			OriginPort uint32
+		}{"127.0.0.1", 1, "127.0.0.1", 1}))
+		var refused *ssh.OpenChannelError
+		if errors.As(err, &refused) {
+			if refused.Reason == ssh.ConnectionFailed { // it tried, so it may
+				p.found(&p.Forward, "it may open TCP connections from the source")
 			}
 			return nil
-		})
+		}
 		if err != nil {
 			return err
 		}
+		l.tasks.Go(func() { ssh.DiscardRequests(requests) })
+		p.found(&p.Forward, "it may open TCP connections from the source")
+		return ch.Close()
+	})
+	if err != nil {
+		return err
 	}
 	return l.bounded(ctx, func() error {
-		listen := ssh.Marshal(struct {
-			Host string
-			Port uint32
-		}{"127.0.0.1", 0})
+		listen := append(appendString(nil, "127.0.0.1"), 0, 0, 0, 0)
 		ok, reply, err := l.client.SendRequest("tcpip-forward", true, listen)
 		if err != nil || !ok {
 			return err
 		}
 		p.found(&p.Forward, "it may listen on the source")
 		if len(reply) >= 4 {
-			back := append(appendString(nil, "127.0.0.1"), reply[:4]...)
-			_, _, err = l.client.SendRequest("cancel-tcpip-forward", true, back)
+			_, _, err = l.client.SendRequest("cancel-tcpip-forward", true, append(appendString(nil, "127.0.0.1"), reply[:4]...))
 		}
 		return err
 	})
