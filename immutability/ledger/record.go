@@ -260,6 +260,31 @@ func parseLine(line []byte) (Record, error) {
 	if set, known := r.body(); known && !set {
 		return Record{}, fmt.Errorf("kind %q without its body", r.Kind)
 	}
+	r = r.bare()
 	r.Raw = line
 	return r, nil
+}
+
+// bare leaves only the body that belongs to the record's kind.
+func (r Record) bare() Record {
+	out := Record{Seq: r.Seq, Kind: r.Kind, At: r.At}
+	switch r.Kind {
+	case KindInit:
+		out.Init = r.Init
+	case KindSegment:
+		out.Segment = r.Segment
+	case KindKeyring:
+		out.Keyring = r.Keyring
+	case KindSeal:
+		out.Seal = r.Seal
+	case KindCommit:
+		out.Commit = r.Commit
+	case KindExtend:
+		out.Extend = r.Extend
+	case KindIntent:
+		out.Intent = r.Intent
+	case KindDone:
+		out.Done = r.Done
+	}
+	return out
 }

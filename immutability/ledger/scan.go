@@ -166,6 +166,7 @@ func (s *scan) readSegment(number int) error {
 	if err != nil {
 		s.broken = true
 		s.damage(false, name, "it cannot be read: %v", err)
+		s.segments = append(s.segments, segment{number: number})
 		return nil
 	}
 	seg := segment{number: number}
@@ -327,13 +328,14 @@ func (s *scan) compare() error {
 // checkpoint covers is durable.
 func (s *scan) abandon(covered uint64) {
 	last := s.segments[len(s.segments)-1]
-	if s.broken || len(s.segments) == 1 || last.lines > 1 || covered >= uint64(s.tree.n) {
-		return
-	}
-	if last.lines == 1 {
+	switch {
+	case s.broken || len(s.segments) == 1 || last.lines > 1:
+	case last.lines == 0:
+		s.abandoned = true
+	case covered < uint64(s.tree.n):
 		s.dropLast()
+		s.abandoned = true
 	}
-	s.abandoned = true
 }
 
 // lastLine names the place behind the last line.

@@ -1,0 +1,315 @@
+package worm
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"math"
+	"slices"
+
+	"github.com/RoaringBitmap/roaring/v2"
+	"github.com/holdfast-vault/holdfast/immutability/clock"
+	"github.com/holdfast-vault/holdfast/immutability/durable"
+	"github.com/holdfast-vault/holdfast/immutability/ledger"
+	"github.com/holdfast-vault/holdfast/immutability/reliance"
+)
+
+// Incoming is a pack that grows. Its owner writes File and hands it to Seal or Drop; closing File
+// instead leaves the pack for the next process to find among the Leftovers.
+type Incoming struct {
+	Number  uint32
+	Session string
+	File    durable.File
+}
+
+// PackInfo is a sealed pack as the ledger has it.
+type PackInfo struct {
+	Number  uint32
+	Bytes   int64
+	SHA256  string // hex, of the whole file
+	Session string // that made it; "" when recovery no longer knew it
+	Sealed  clock.Stamp
+}
+
+// Leftover is a pack that some process began and did not seal.
+type Leftover struct {
+	Number uint32
+	Bytes  int64
+}
+
+// CreatePack begins a pack with a number that no pack ever had. Nothing of its content is durable
+// before Seal.
+func (s *Store) CreatePack(session string) (*Incoming, error) {
+	if err := s.writable(); err != nil {
+		return nil, err
+	}
+	if !reliance.ValidSession(session) {
+		return nil, fmt.Errorf("session %q is not 1 to 64 of [A-Za-z0-9_-]", session)
+	}
+	s.mu.Lock()
+	if s.next == math.MaxUint32 {
+		s.mu.Unlock()
+		return nil, errors.New("no pack numbers are left")
+	}
+	s.next++
+	n := s.next
+	s.live[n] = true
+	s.mu.Unlock()
+	f, err := s.disk.Create(incomingPack(n), 0o600)
+	if err == nil {
+		// Power fails here: perhaps an empty file, or none and its number is used again: nothing
+		// was ever written under it.
+		if err = s.disk.SyncDir(incomingDir); err != nil {
+			_ = f.Close()
+			_ = s.disk.Remove(incomingPack(n)) // else a leftover without content
+		}
+	}
+	if err != nil {
+		s.forgetLive(n)
+		return nil, fmt.Errorf("pack %d: %w", n, err)
+	}
+	return &Incoming{Number: n, Session: session, File: f}, nil
+}
+
+func (s *Store) forgetLive(n uint32) {
+	s.mu.Lock()
+	delete(s.live, n)
+	s.mu.Unlock()
+}
+
+// Seal makes a pack final: synced, closed, hashed, published, recorded. On return without an error
+// it is in the ledger, durable, and claimed by its session. It runs beside everything else.
+//
+// After an error the pack is not sealed and must not be relied on. Its file is closed either way. If
+// it was published already it is recorded with the next record or at the next Open, otherwise it is
+// a leftover then.
+func (s *Store) Seal(ctx context.Context, in *Incoming) (PackInfo, error) {
+	if err := s.writable(); err != nil {
+		return PackInfo{}, err
+	}
+	seal, err := s.publishPack(ctx, in)
+	if err != nil {
+		return PackInfo{}, fmt.Errorf("pack %d: seal: %w", in.Number, err)
+	}
+	s.write.Lock()
+	defer s.write.Unlock()
+	s.flush()
+	// Power fails here: among the packs and unrecorded; recovery hashes and records it.
+	r, err := s.append(ledger.Record{Kind: ledger.KindSeal, Seal: &seal})
+	if err != nil {
+		s.pending = append(s.pending, recovered(seal))
+		return PackInfo{}, fmt.Errorf("pack %d: seal: %w", in.Number, err)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.live, in.Number)
+	s.claim(in.Session).Add(in.Number)
+	return PackInfo{Number: in.Number, Bytes: seal.Bytes, SHA256: seal.SHA256, Session: in.Session, Sealed: r.At}, nil
+}
+
+func recovered(seal ledger.Seal) ledger.Seal {
+	seal.Recovered = true
+	return seal
+}
+
+// publishPack does all of Seal but the record.
+func (s *Store) publishPack(ctx context.Context, in *Incoming) (ledger.Seal, error) {
+	err := in.File.Sync()
+	if cerr := in.File.Close(); err == nil {
+		err = cerr
+	}
+	if err == nil {
+		err = ctx.Err()
+	}
+	if err != nil {
+		return ledger.Seal{}, err // never tried again: after a failed sync nobody knows what is on the medium
+	}
+	// Power fails here: a leftover with all its content.
+	from, to := incomingPack(in.Number), packFile(in.Number)
+	sum, size, err := s.hash(ctx, from)
+	if err != nil {
+		return ledger.Seal{}, err
+	}
+	if err := durable.Publish(s.disk, from, to); err != nil {
+		return ledger.Seal{}, err
+	}
+	return ledger.Seal{File: to, SHA256: sum, Bytes: size, Session: in.Session}, nil
+}
+
+// hash reads a file to its end.
+func (s *Store) hash(ctx context.Context, name string) (sum string, size int64, err error) {
+	f, err := s.disk.Open(name)
+	if err != nil {
+		return "", 0, err
+	}
+	defer f.Close()
+	h := sha256.New()
+	size, err = io.CopyBuffer(h, contextReader{ctx, f}, make([]byte, 256<<10))
+	if err != nil {
+		return "", 0, fmt.Errorf("read %s: %w", name, err)
+	}
+	return hex.EncodeToString(h.Sum(nil)), size, nil
+}
+
+type contextReader struct {
+	ctx context.Context
+	r   io.Reader
+}
+
+func (c contextReader) Read(p []byte) (int, error) {
+	if err := c.ctx.Err(); err != nil {
+		return 0, err
+	}
+	return c.r.Read(p)
+}
+
+// Drop gives an unsealed pack up: its file is closed and removed. Its number is not used again.
+func (s *Store) Drop(in *Incoming) error {
+	if err := s.writable(); err != nil {
+		return err
+	}
+	_ = in.File.Close() // may be closed already, and nothing of it is wanted
+	if err := s.disk.Remove(incomingPack(in.Number)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("pack %d: drop: %w", in.Number, err)
+	}
+	s.forgetLive(in.Number)
+	return nil // not synced: if the power brings it back it is a leftover
+}
+
+// Leftovers lists the packs that an ended process began and did not seal, ascending. Packs that grow
+// in this process are not among them.
+func (s *Store) Leftovers() ([]Leftover, error) {
+	names, err := s.list(incomingDir)
+	if err != nil {
+		return nil, err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var out []Leftover
+	for base, size := range names {
+		if n, ok := parsePack(base); ok && !s.live[n] && s.state.packs[n] == nil {
+			out = append(out, Leftover{Number: n, Bytes: size})
+		}
+	}
+	slices.SortFunc(out, func(a, b Leftover) int { return int(int64(a.Number) - int64(b.Number)) })
+	return out, nil
+}
+
+// OpenLeftover opens one of the Leftovers for reading.
+func (s *Store) OpenLeftover(n uint32) (durable.File, error) {
+	if err := s.isLeftover(n); err != nil {
+		return nil, err
+	}
+	return s.disk.Open(incomingPack(n))
+}
+
+// Discard removes one of the Leftovers, durably.
+func (s *Store) Discard(n uint32) error {
+	if err := s.writable(); err != nil {
+		return err
+	}
+	if err := s.isLeftover(n); err != nil {
+		return err
+	}
+	if err := durable.Remove(s.disk, incomingPack(n)); err != nil {
+		return fmt.Errorf("pack %d: discard: %w", n, err)
+	}
+	return nil
+}
+
+func (s *Store) isLeftover(n uint32) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.live[n] {
+		return fmt.Errorf("pack %d is in use by this process", n)
+	}
+	return nil
+}
+
+// Packs lists the packs that are sealed and not swept, ascending.
+func (s *Store) Packs() []PackInfo {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	live := s.state.live()
+	out := make([]PackInfo, len(live))
+	for i, p := range live {
+		out[i] = p.PackInfo
+	}
+	return out
+}
+
+// Pack tells of one pack; ok is false when it is not sealed or was swept.
+func (s *Store) Pack(n uint32) (info PackInfo, ok bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	p := s.state.packs[n]
+	if p == nil || p.swept {
+		return PackInfo{}, false
+	}
+	return p.PackInfo, true
+}
+
+// OpenPack opens a sealed pack for reading and gives its size. The caller closes it.
+func (s *Store) OpenPack(n uint32) (durable.File, int64, error) {
+	if _, ok := s.Pack(n); !ok {
+		return nil, 0, fmt.Errorf("pack %d: %w", n, ErrNoPack)
+	}
+	f, err := s.disk.Open(packFile(n))
+	if err != nil {
+		return nil, 0, fmt.Errorf("pack %d: %w", n, err)
+	}
+	size, err := f.Size()
+	if err != nil {
+		return nil, 0, errors.Join(fmt.Errorf("pack %d: %w", n, err), f.Close())
+	}
+	return f, size, nil
+}
+
+// Claim says that a session relies on packs: none of them is condemned until Release. It gives those
+// that cannot be relied on, because they are unknown, swept, missing or damaged; these are not claimed.
+func (s *Store) Claim(session string, packs *roaring.Bitmap) (missing *roaring.Bitmap) {
+	missing = roaring.New()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	claims := s.claim(session)
+	for n := range roaring.Values(packs) {
+		if s.state.reliable(n) {
+			claims.Add(n)
+		} else {
+			missing.Add(n)
+		}
+	}
+	return missing
+}
+
+// ClaimOne is Claim for one pack; false means that it is not to be relied on.
+func (s *Store) ClaimOne(session string, pack uint32) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.state.reliable(pack) {
+		return false
+	}
+	s.claim(session).Add(pack)
+	return true
+}
+
+// claim gives the claims of a session. s.mu is held.
+func (s *Store) claim(session string) *roaring.Bitmap {
+	c := s.claims[session]
+	if c == nil {
+		c = roaring.New()
+		s.claims[session] = c
+	}
+	return c
+}
+
+// Release drops all claims of a session.
+func (s *Store) Release(session string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.claims, session)
+}

@@ -1,0 +1,204 @@
+package worm
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+
+	"github.com/holdfast-vault/holdfast/immutability/clock"
+	"github.com/holdfast-vault/holdfast/immutability/ledger"
+	"github.com/holdfast-vault/holdfast/immutability/reliance"
+)
+
+// state is what the ledger says. The same apply builds it at Open and follows every record that is
+// written afterwards.
+type state struct {
+	vault    string
+	identity string
+	keyring  []byte
+	older    map[string]bool // earlier keyrings
+	policy   ledger.Policy
+	newest   clock.Stamp // of any record
+
+	packs     map[uint32]*packState
+	manifests map[string]*manifestState // sealed by a record of their own, for lack of a commit
+	snapshots []*snapshotState          // in the order of their commits
+	byID      map[string]*snapshotState
+	sources   map[string]sourceState
+	sessions  map[string]*sessionState
+	intents   map[uint64]*ledger.Intent // not done yet, by number
+	removed   map[string]uint64         // files that an intent names, with its number
+	maxPack   uint32                    // highest pack number that a record names
+}
+
+type packState struct {
+	PackInfo
+	condemned bool // an intent is being written
+	swept     bool // an intent names it
+	// unfit says why nobody should rely on the pack any more although it must be kept: its file is
+	// missing or damaged.
+	unfit string
+}
+
+type manifestState struct {
+	sealed clock.Stamp
+	bytes  int64
+	swept  bool
+}
+
+type snapshotState struct {
+	ledger.Commit
+	seq    uint64
+	at     clock.Stamp
+	grants []grant
+	swept  bool
+	head   *reliance.Head // nil until it was read and verified
+}
+
+type sourceState struct{ label, snapshot string }
+
+type sessionState struct {
+	committed bool
+	lastSeal  clock.Stamp
+}
+
+func newState() *state {
+	return &state{
+		older: map[string]bool{}, packs: map[uint32]*packState{}, manifests: map[string]*manifestState{},
+		byID: map[string]*snapshotState{}, sources: map[string]sourceState{}, sessions: map[string]*sessionState{},
+		intents: map[uint64]*ledger.Intent{}, removed: map[string]uint64{},
+	}
+}
+
+// apply follows one record. It never fails: a record that makes no sense changes nothing.
+func (st *state) apply(r ledger.Record) {
+	if st.newest.IsZero() || st.newest.Before(r.At) {
+		st.newest = r.At
+	}
+	switch r.Kind {
+	case ledger.KindInit:
+		st.vault, st.identity, st.policy = r.Init.Vault, r.Init.Identity, r.Init.Policy
+		st.keyring = r.Init.Keyring
+	case ledger.KindKeyring:
+		st.older[string(st.keyring)] = true
+		st.keyring = r.Keyring.Keyring
+		delete(st.older, string(st.keyring))
+	case ledger.KindSeal:
+		st.applySeal(r)
+	case ledger.KindCommit:
+		st.applyCommit(r)
+	case ledger.KindExtend:
+		if s := st.byID[r.Extend.Snapshot]; s != nil {
+			s.grants = append(s.grants, grant{r.At, r.Extend.Lock})
+		}
+	case ledger.KindIntent:
+		st.applyIntent(r)
+	case ledger.KindDone:
+		delete(st.intents, r.Done.Intent)
+	}
+}
+
+func (st *state) applySeal(r ledger.Record) {
+	if n, ok := sealedPack(r.Seal.File); ok {
+		st.maxPack = max(st.maxPack, n)
+		if st.packs[n] != nil {
+			return // the first record stands: what it hashed is what was acknowledged
+		}
+		st.packs[n] = &packState{PackInfo: PackInfo{
+			Number: n, Bytes: r.Seal.Bytes, SHA256: r.Seal.SHA256, Session: r.Seal.Session, Sealed: r.At,
+		}}
+		st.session(r.Seal.Session).lastSeal = r.At
+	} else if id, ok := sealedManifest(r.Seal.File); ok && st.manifests[id] == nil {
+		st.manifests[id] = &manifestState{sealed: r.At, bytes: r.Seal.Bytes}
+	}
+}
+
+func (st *state) applyCommit(r ledger.Record) {
+	if st.byID[r.Commit.Snapshot] != nil {
+		return // issued twice; the first one committed
+	}
+	s := &snapshotState{Commit: *r.Commit, seq: r.Seq, at: r.At, grants: []grant{{r.At, r.Commit.Lock}}}
+	st.snapshots = append(st.snapshots, s)
+	st.byID[s.Snapshot] = s
+	st.sources[s.Source] = sourceState{label: s.Label, snapshot: s.Snapshot}
+	st.session(s.Session).committed = true
+}
+
+func (st *state) applyIntent(r ledger.Record) {
+	st.intents[r.Seq] = r.Intent
+	for _, id := range r.Intent.Snapshots {
+		if s := st.byID[id]; s != nil {
+			s.swept = true
+		}
+	}
+	for _, f := range r.Intent.Files {
+		st.removed[f.File] = r.Seq
+		if n, ok := sealedPack(f.File); ok {
+			st.maxPack = max(st.maxPack, n)
+			if p := st.packs[n]; p != nil {
+				p.swept = true
+			}
+		} else if id, ok := sealedManifest(f.File); ok && st.manifests[id] != nil {
+			st.manifests[id].swept = true
+		}
+	}
+}
+
+func (st *state) session(id string) *sessionState {
+	s := st.sessions[id]
+	if s == nil {
+		s = &sessionState{}
+		st.sessions[id] = s
+	}
+	return s
+}
+
+// reliable says whether a snapshot may be built on a pack.
+func (st *state) reliable(n uint32) bool {
+	p := st.packs[n]
+	return p != nil && !p.swept && !p.condemned && p.unfit == ""
+}
+
+// live gives the packs that are sealed and not swept, ascending.
+func (st *state) live() []*packState {
+	out := make([]*packState, 0, len(st.packs))
+	for _, n := range slices.Sorted(maps.Keys(st.packs)) {
+		if p := st.packs[n]; !p.swept {
+			out = append(out, p)
+		}
+	}
+	return out
+}
+
+// remaining gives the snapshots that are committed and not removed, oldest first.
+func (st *state) remaining() []*snapshotState {
+	out := make([]*snapshotState, 0, len(st.snapshots))
+	for _, s := range st.snapshots {
+		if !s.swept {
+			out = append(out, s)
+		}
+	}
+	return out
+}
+
+// named says whether some record names a file below packs or manifests that should be there.
+func (st *state) named(file string) bool {
+	if n, ok := sealedPack(file); ok {
+		return st.packs[n] != nil && !st.packs[n].swept
+	}
+	if id, ok := sealedManifest(file); ok {
+		if s := st.byID[id]; s != nil && !s.swept {
+			return true
+		}
+		return st.manifests[id] != nil && !st.manifests[id].swept
+	}
+	return false
+}
+
+// haltFor says why nothing at all may be removed, given the kinds of records that are not known.
+func haltFor(unknown map[ledger.Kind]int) string {
+	for _, k := range slices.Sorted(maps.Keys(unknown)) {
+		return fmt.Sprintf("the ledger holds %d records of kind %q, written by a newer release of holdfast, which may ask to keep it: remove with that release", unknown[k], k)
+	}
+	return ""
+}
