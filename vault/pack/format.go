@@ -58,17 +58,17 @@ import (
 //
 // Plaintext of a block (at least one chunk; the payload is the chunks one behind the other):
 //
-//	 0   1  codec: 0 payload as it is, 1 zstd
-//	 1   4  length of the payload before compression
-//	 5   4  chunks
-//	 9  36  of each chunk: ID (32), length (4)
-//	        payload
+//	0   1  codec: 0 payload as it is, 1 zstd
+//	1   4  length of the payload before compression
+//	5   4  chunks
+//	9  36  of each chunk: ID (32), length (4)
+//	       payload
 //
 // Plaintext of the footer, blocks in file order, without gaps from the header to the footer:
 //
-//	 0   4  blocks
-//	 4      of each block: number (4), length of the frame (4), length of the payload (4), chunks (4),
-//	        and of each chunk: ID (32), length (4)
+//	0   4  blocks
+//	4      of each block: number (4), length of the frame (4), length of the payload (4), chunks (4),
+//	       and of each chunk: ID (32), length (4)
 //
 // Tail (the copy behind the footer equals the one at the end, so that a lost end can be found by search):
 //
@@ -277,7 +277,8 @@ func parseTail(where string, b []byte) (tail, error) {
 // check refuses a tail that no Writer can have written, whatever its checksum says, so that nothing behind it needs
 // to fear a length.
 func (t tail) check(where string) error {
-	if t.footerAt < headerSize || t.footerLen < frameOverhead+footerHeadSize {
+	// A block takes more room in its frame than in the footer, so a footer is never longer than what it describes.
+	if t.footerAt < headerSize || t.footerLen < frameOverhead+footerHeadSize || int64(t.footerLen) > t.footerAt {
 		return damage(where, "a footer of %d bytes at offset %d cannot be", t.footerLen, t.footerAt)
 	}
 	want := t.dataEnd() + tailSize

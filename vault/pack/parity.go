@@ -42,9 +42,11 @@ type geometry struct {
 }
 
 const (
-	maxCell      = 64 << 10
-	maxRowMemory = 8 << 20  // data, parity and cell of a tail are refused beyond this
-	strip        = 16 << 10 // columns computed at once
+	maxCell        = 64 << 10 // of a Writer
+	minCell        = 4 << 10  // smaller cells are refused, unless they are whole shards
+	maxRowMemory   = 8 << 20  // larger rows are refused
+	maxParityBytes = 64 << 20 // more parity is refused; a pack of MaxBytes has a third of it
+	strip          = 16 << 10 // columns computed at once
 )
 
 func geometryFor(n int64) geometry {
@@ -64,18 +66,18 @@ func geometryFor(n int64) geometry {
 	return g
 }
 
-// check refuses what cannot be for n bytes of data, so that a hostile tail costs no memory.
+// check refuses what no Writer makes for n bytes of data, so that a hostile tail costs no memory: a table is never
+// longer than a thousandth of what its cells cover.
 func (g geometry) check(n int64) error {
 	shards := int64(g.data) + int64(g.parity)
 	switch {
 	case g.data < 1 || g.parity < 1 || shards > 256:
 		return fmt.Errorf("%d data and %d parity shards cannot be", g.data, g.parity)
-	case g.cell < 1 || g.cell > g.shard || shards*g.cell > maxRowMemory || g.shard > MaxFileBytes:
+	case g.cell < min(minCell, g.shard), g.cell < 1, g.cell > g.shard, shards*g.cell > maxRowMemory,
+		int64(g.parity)*g.shard > maxParityBytes:
 		return fmt.Errorf("cells of %d bytes in %d shards of %d bytes cannot be", g.cell, shards, g.shard)
 	case (int64(g.data)-1)*g.shard >= n || int64(g.data)*g.shard < n:
 		return fmt.Errorf("%d shards of %d bytes do not fit %d bytes", g.data, g.shard, n)
-	case g.tableSize() > MaxFileBytes:
-		return fmt.Errorf("a table of %d bytes cannot be", g.tableSize())
 	}
 	return nil
 }

@@ -24,9 +24,47 @@ func Open(r io.ReaderAt, size int64, k KeySource) (*Reader, error) {
 	if err != nil {
 		return nil, err
 	}
-	if p.tail, err = readTail(r, size); err != nil {
-		return nil, fmt.Errorf("pack %d: %w", p.head.number, err)
+	if p.tail, err = readTail(p.name("tail"), r, size); err != nil {
+		return nil, err
 	}
+	return p.agree()
+}
+
+// OpenDamaged opens a pack whose tail is damaged or lost: it looks for the copy behind the footer, or else for the
+// footer itself by way of the frames before it. Footer, ReadBlock and Verify then work as after Open, and Verify
+// reports the tail.
+func OpenDamaged(r io.ReaderAt, size int64, k KeySource) (*Reader, error) {
+	p, err := openHead(r, size, k)
+	if err != nil {
+		return nil, err
+	}
+	if p.tail, err = readTail(p.name("tail"), r, size); err == nil {
+		return p.agree()
+	}
+	if errors.Is(err, ErrNewer) {
+		return nil, err
+	}
+	if p.HasParity() {
+		if t, ok := searchTail(r, size); ok {
+			p.tail = t
+			return p.agree()
+		}
+	}
+	for f, walkErr := range p.frames() {
+		if walkErr != nil {
+			return nil, walkErr
+		}
+		if f.kind == kindFooter {
+			p.tail = tail{flags: p.head.flags, number: p.head.number, footerAt: f.offset, footerLen: f.stored}
+			p.tail.size = p.tail.dataEnd() + tailSize
+			return p, nil
+		}
+	}
+	return nil, fmt.Errorf("%w, and its footer cannot be found either", err)
+}
+
+// agree returns p if header and tail belong together.
+func (p *Reader) agree() (*Reader, error) {
 	if p.tail.number != p.head.number || p.tail.flags != p.head.flags {
 		return nil, damage(p.name("tail"), "it says pack %d with flags %#x, and the header says %d with %#x",
 			p.tail.number, p.tail.flags, p.head.number, p.head.flags)
@@ -42,11 +80,7 @@ func openHead(r io.ReaderAt, size int64, k KeySource) (*Reader, error) {
 	if size > MaxFileBytes {
 		return nil, damage("pack", "the file has %d bytes, more than the %d that a pack may have", size, int64(MaxFileBytes))
 	}
-	var b [headerSize]byte
-	if err := readFull(r, b[:], 0); err != nil {
-		return nil, fmt.Errorf("pack header: %w", err)
-	}
-	h, err := parseHeader(b[:])
+	h, err := readHeader(r)
 	if err != nil {
 		return nil, err
 	}
@@ -57,17 +91,25 @@ func openHead(r io.ReaderAt, size int64, k KeySource) (*Reader, error) {
 	return &Reader{r: r, size: size, head: h, aead: aead}, nil
 }
 
-func readTail(r io.ReaderAt, size int64) (tail, error) {
+func readHeader(r io.ReaderAt) (header, error) {
+	var b [headerSize]byte
+	if err := readFull(r, b[:], 0); err != nil {
+		return header{}, fmt.Errorf("pack header: %w", err)
+	}
+	return parseHeader(b[:])
+}
+
+func readTail(where string, r io.ReaderAt, size int64) (tail, error) {
 	if size < tailSize {
-		return tail{}, damage("tail", "the file has %d bytes", size)
+		return tail{}, damage(where, "the file has %d bytes and ends before it", size)
 	}
 	var b [tailSize]byte
 	if err := readFull(r, b[:], size-tailSize); err != nil {
-		return tail{}, fmt.Errorf("tail: %w", err)
+		return tail{}, fmt.Errorf("%s: %w", where, err)
 	}
-	t, err := parseTail("tail", b[:])
+	t, err := parseTail(where, b[:])
 	if err == nil && t.size != size {
-		err = damage("tail", "it says %d bytes and the file has %d", t.size, size)
+		err = damage(where, "it says %d bytes and the file has %d", t.size, size)
 	}
 	return t, err
 }

@@ -38,7 +38,7 @@ func findTail(r io.ReaderAt, size int64) (tail, error) {
 	if size > MaxFileBytes {
 		return tail{}, damage("pack", "the file has %d bytes, more than the %d that a pack may have", size, int64(MaxFileBytes))
 	}
-	t, err := readTail(r, size)
+	t, err := readTail("pack tail", r, size)
 	if err == nil && t.flags&flagParity == 0 {
 		return tail{}, fmt.Errorf("pack %d: %w", t.number, ErrNoParity)
 	}
@@ -47,6 +47,9 @@ func findTail(r io.ReaderAt, size int64) (tail, error) {
 	}
 	if t, ok := searchTail(r, size); ok {
 		return t, nil
+	}
+	if h, err := readHeader(r); err == nil && h.flags&flagParity == 0 {
+		return tail{}, fmt.Errorf("pack %d: %w", h.number, ErrNoParity)
 	}
 	return tail{}, damage("pack", "neither its tail nor the copy behind its footer can be read: %v", err)
 }
@@ -216,7 +219,7 @@ func (m *mender) cell(shard, row int) ([]byte, error) {
 	}
 	for s := range m.row {
 		if m.lost[s*m.tail.rows()+row] {
-			m.row[s] = m.cells[int64(s)*m.tail.cell:][:0] // empty means lost; the room is used
+			m.row[s] = m.cells[int64(s)*m.tail.cell:][:0:m.tail.rowBytes(row)] // empty means lost; its room is used
 			continue
 		}
 		m.load(s, row)

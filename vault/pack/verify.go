@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"hash/crc32"
 	"slices"
+	"strings"
 )
 
 // Verify reads every byte of the pack and returns what is damaged: header, blocks (with their chunks, so that files
@@ -41,7 +42,7 @@ type verifier struct {
 func (v *verifier) found(where string, block *Block, err error) {
 	var d *DamageError
 	if !errors.As(err, &d) {
-		d = damage(where, "it cannot be read: %v", err)
+		d = damage(where, "it cannot be read: %s", strings.TrimPrefix(err.Error(), where+": "))
 	}
 	d.Block = block
 	v.damages = append(v.damages, d)
@@ -55,7 +56,7 @@ func (v *verifier) ends(context.Context) error {
 	} else if b != v.head.encode() {
 		v.found("", nil, damage(v.name("header"), "it differs from what it was when the pack was opened"))
 	}
-	if t, err := readTail(v.r, v.size); err != nil {
+	if t, err := readTail(v.name("tail"), v.r, v.size); err != nil {
 		v.found(v.name("tail"), nil, err)
 	} else if t != v.tail {
 		v.found("", nil, damage(v.name("tail"), "it differs from what it was when the pack was opened"))
@@ -128,6 +129,10 @@ func (v *verifier) block(b Block, known *Block) error {
 // is intact, parity is computed again and compared; else the checksums must do.
 func (v *verifier) behindFooter(ctx context.Context) error {
 	if !v.HasParity() {
+		return nil
+	}
+	if v.tail.geometry == (geometry{}) { // see OpenDamaged
+		v.found("", nil, damage(v.name("parity"), "both tails that describe it are lost"))
 		return nil
 	}
 	b := v.tail.encode()
@@ -205,4 +210,3 @@ func (v *verifier) checksums(ctx context.Context) error {
 	}
 	return nil
 }
-
