@@ -39,6 +39,7 @@ type Body struct {
 	Fidelity     []string  `json:"fidelity"`      // what the protocol could not tell
 	Problems     []Problem `json:"problems"`      // paths that could not be had, the first MaxProblems
 	ProblemCount uint64    `json:"problem_count"` // all of them
+	ProblemList  []Ref     `json:"problem_list"`  // chunks of JSON lines, a Problem each, when there are more than Problems holds
 	Excludes     []string  `json:"excludes"`      // patterns in force
 	Origin       string    `json:"origin"`        // where it was pulled from, a URL
 	HostKey      string    `json:"host_key"`      // that the source showed
@@ -132,6 +133,9 @@ func (b Body) tidy() Body {
 		problems = append(problems, p)
 	}
 	b.Problems = problems
+	if b.ProblemList == nil {
+		b.ProblemList = []Ref{}
+	}
 	b.Fidelity = validTexts(b.Fidelity)
 	b.Excludes = validTexts(b.Excludes)
 	b.Origin = strings.ToValidUTF8(b.Origin, "\uFFFD")
@@ -204,7 +208,7 @@ func decodeBody(p []byte) (Body, error) {
 	if err := d.Decode(&j); err != nil {
 		return Body{}, damaged("manifest body", "%v", err)
 	}
-	again, err := j.Body.encode()
+	again, err := j.Body.tidy().encode()
 	if err != nil {
 		return Body{}, err
 	}

@@ -1,0 +1,460 @@
+package vault
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/holdfast-vault/holdfast/immutability/worm"
+	"github.com/holdfast-vault/holdfast/vault/chunk"
+	"github.com/holdfast-vault/holdfast/vault/index"
+	"github.com/holdfast-vault/holdfast/vault/pack"
+	"github.com/holdfast-vault/holdfast/vault/snapshot"
+)
+
+const (
+	// aloneBytes is the size from which a chunk is a block of its own: it gains nothing from neighbours.
+	aloneBytes = 256 << 10
+	// blockReserve is what a block may add to a pack beyond its payload: frame, chunk table, tag.
+	blockReserve = 64 << 10
+	// sealingMax is how many full packs may wait for their seal before writers wait for them.
+	sealingMax = 2
+)
+
+// errPackerClosed is what late writers get once a session has ended.
+var errPackerClosed = errors.New("the session has ended")
+
+// packer is the writing half of a session: chunks in, sealed packs out.
+//
+// Stages: put gathers chunks into blocks under mu; workers compress and encrypt blocks; whoever has encoded a block
+// appends it to its pack; a full pack is finished, sealed and indexed by a goroutine of its own. Every stage waits for
+// the next one, so memory is bounded by the number of workers. The first error ends everything.
+//
+// A chunk's reference names its pack as soon as put returns, because a block belongs to the pack that was open when
+// its first chunk came. Blocks carry sequence numbers; written(seq) says when all blocks up to seq lie in their packs.
+type packer struct {
+	v       *Vault
+	session string
+	ctx     context.Context
+	group   *errgroup.Group
+	fail    context.CancelCauseFunc
+
+	// mu guards the gathering block, the open pack and the sequence. It may be held while waiting for a worker or for a
+	// seal: neither takes it.
+	mu     sync.Mutex
+	cur    *block
+	pack   *openPack
+	seq    uint64
+	closed bool
+
+	work    chan *block
+	free    chan *block   // blocks at rest, the pool
+	sealing chan struct{} // one token for each pack being finished and sealed
+	sealers sync.WaitGroup
+
+	pendingMu sync.Mutex
+	pending   map[chunk.ID]pendingChunk // chunks of packs that the index does not know yet
+
+	progressMu sync.Mutex
+	done       map[uint64]struct{} // appended out of order
+	watermark  uint64              // all blocks up to here lie in their packs
+	onWritten  func(seq uint64)    // called under progressMu, in order
+
+	onSealed func(worm.PackInfo) // called from a sealing goroutine
+	stats    packerStats
+}
+
+type packerStats struct {
+	mu          sync.Mutex
+	newBytes    uint64 // plaintext of chunks that were not stored before
+	storedBytes uint64 // bytes of sealed packs
+	packs       []uint32
+}
+
+type pendingChunk struct {
+	ref snapshot.Ref
+	seq uint64
+}
+
+type block struct {
+	seq     uint64
+	number  uint32
+	pack    *openPack
+	payload []byte
+	chunks  []pack.Chunk
+	frame   []byte
+}
+
+type openPack struct {
+	in *worm.Incoming
+	w  *pack.Writer
+
+	mu       sync.Mutex // guards what follows and serialises Append
+	next     uint32     // next block number
+	inFlight int64      // payload bytes handed out and not appended
+	blocks   int        // blocks handed out and not appended
+	closing  bool       // no more blocks will come
+}
+
+func (v *Vault) newPacker(ctx context.Context, session string) *packer {
+	ctx, fail := context.WithCancelCause(ctx)
+	group, ctx := errgroup.WithContext(ctx)
+	workers := v.o.Workers
+	p := &packer{
+		v: v, session: session, ctx: ctx, group: group, fail: fail,
+		work:    make(chan *block, 1),
+		free:    make(chan *block, workers+3),
+		sealing: make(chan struct{}, sealingMax),
+		pending: map[chunk.ID]pendingChunk{},
+		done:    map[uint64]struct{}{},
+	}
+	for range cap(p.free) {
+		p.free <- &block{}
+	}
+	for range workers {
+		group.Go(p.encodeBlocks)
+	}
+	return p
+}
+
+// put stores one chunk unless the vault has it, and returns where it lies and the sequence number of the block it is
+// in (0 for a chunk that was there before the session). The data is copied. Nothing is durable on return.
+func (p *packer) put(id chunk.ID, data []byte) (snapshot.Ref, uint64, bool, error) {
+	if ref, seq, ok := p.known(id); ok {
+		return ref, seq, false, nil
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.closed {
+		return snapshot.Ref{}, 0, false, errPackerClosed
+	}
+	// Somebody may have stored the same chunk since known looked.
+	p.pendingMu.Lock()
+	pc, ok := p.pending[id]
+	p.pendingMu.Unlock()
+	if ok {
+		return pc.ref, pc.seq, false, nil
+	}
+	if err := p.roomFor(len(data)); err != nil {
+		return snapshot.Ref{}, 0, false, p.cause(err)
+	}
+	b := p.cur
+	b.chunks = append(b.chunks, pack.Chunk{ID: id, Offset: uint32(len(b.payload)), Size: uint32(len(data))})
+	b.payload = append(b.payload, data...)
+	ref := snapshot.Ref{ID: id, Size: uint32(len(data)), Pack: b.pack.in.Number}
+	p.pendingMu.Lock()
+	p.pending[id] = pendingChunk{ref: ref, seq: b.seq}
+	p.pendingMu.Unlock()
+	p.stats.mu.Lock()
+	p.stats.newBytes += uint64(len(data))
+	p.stats.mu.Unlock()
+	seq := b.seq
+	if len(b.payload) >= pack.BlockTarget || len(data) >= aloneBytes {
+		if err := p.dispatch(); err != nil {
+			return snapshot.Ref{}, 0, false, p.cause(err)
+		}
+	}
+	return ref, seq, true, nil
+}
+
+// known looks for a chunk among those being written and in the index. An index hit counts only if the store lets this
+// session rely on the pack: a swept or condemned pack is a miss.
+func (p *packer) known(id chunk.ID) (snapshot.Ref, uint64, bool) {
+	p.pendingMu.Lock()
+	pc, ok := p.pending[id]
+	p.pendingMu.Unlock()
+	if ok {
+		return pc.ref, pc.seq, true
+	}
+	place, ok := p.v.lookup(id)
+	if !ok || !p.v.store.ClaimOne(p.session, place.Pack) {
+		return snapshot.Ref{}, 0, false
+	}
+	return snapshot.Ref{ID: id, Size: place.Size, Pack: place.Pack}, 0, true
+}
+
+// roomFor makes cur a block that may take n more bytes.
+func (p *packer) roomFor(n int) error {
+	if p.cur != nil && len(p.cur.payload) > 0 && (n >= aloneBytes || len(p.cur.payload)+n > pack.BlockTarget) {
+		if err := p.dispatch(); err != nil {
+			return err
+		}
+	}
+	if p.cur != nil {
+		return nil
+	}
+	if err := p.packFor(chunk.MaxSize); err != nil {
+		return err
+	}
+	var b *block
+	select {
+	case b = <-p.free:
+	case <-p.ctx.Done():
+		return p.ctx.Err()
+	}
+	p.seq++
+	b.seq, b.pack, b.payload, b.chunks = p.seq, p.pack, b.payload[:0], b.chunks[:0]
+	p.pack.mu.Lock()
+	b.number = p.pack.next
+	p.pack.next++
+	p.pack.blocks++
+	p.pack.inFlight += chunk.MaxSize
+	p.pack.mu.Unlock()
+	p.cur = b
+	return nil
+}
+
+// packFor makes pack one with room for a block of n bytes.
+func (p *packer) packFor(n int64) error {
+	if p.pack != nil {
+		p.pack.mu.Lock()
+		full := p.pack.w.Size()+p.pack.inFlight+n+blockReserve > pack.TargetBytes
+		p.pack.mu.Unlock()
+		if !full {
+			return nil
+		}
+		if err := p.finishPack(); err != nil {
+			return err
+		}
+	}
+	in, err := p.v.store.CreatePack(p.session)
+	if err != nil {
+		return fmt.Errorf("new pack: %w", err)
+	}
+	w, err := pack.NewWriter(in.File, pack.WriterOptions{
+		Vault: p.v.id, Number: in.Number, Keys: p.v.ring, Parity: !p.v.o.NoParity,
+	})
+	if err != nil {
+		return errors.Join(fmt.Errorf("pack %d: %w", in.Number, err), p.v.store.Drop(in))
+	}
+	p.pack = &openPack{in: in, w: w}
+	return nil
+}
+
+// dispatch hands the gathering block to the workers.
+func (p *packer) dispatch() error {
+	b := p.cur
+	p.cur = nil
+	// The reservation made when the block was begun shrinks to what it really holds.
+	b.pack.mu.Lock()
+	b.pack.inFlight += int64(len(b.payload)) - chunk.MaxSize
+	b.pack.mu.Unlock()
+	select {
+	case p.work <- b:
+		return nil
+	case <-p.ctx.Done():
+		return p.ctx.Err()
+	}
+}
+
+// finishPack lets no more blocks into the open pack. The last of its blocks to be appended, or finishPack itself,
+// sends it to its seal.
+func (p *packer) finishPack() error {
+	op := p.pack
+	p.pack = nil
+	select {
+	case p.sealing <- struct{}{}:
+	case <-p.ctx.Done():
+		return p.ctx.Err()
+	}
+	op.mu.Lock()
+	op.closing = true
+	ready := op.blocks == 0
+	op.mu.Unlock()
+	p.sealers.Add(1)
+	if ready {
+		p.group.Go(func() error { return p.seal(op) })
+	}
+	return nil
+}
+
+func (p *packer) encodeBlocks() error {
+	enc := pack.NewEncoder()
+	for {
+		select {
+		case <-p.ctx.Done():
+			return nil
+		case b, ok := <-p.work:
+			if !ok {
+				return nil
+			}
+			if err := p.encodeBlock(enc, b); err != nil {
+				p.fail(err)
+				return err
+			}
+		}
+	}
+}
+
+func (p *packer) encodeBlock(enc *pack.Encoder, b *block) error {
+	op := b.pack
+	frame, err := op.w.Encode(b.frame[:0], enc, b.number, b.payload, b.chunks)
+	if err != nil {
+		return fmt.Errorf("pack %d: block %d: %w", op.in.Number, b.number, err)
+	}
+	b.frame = frame
+	op.mu.Lock()
+	_, err = op.w.Append(frame, b.number, uint32(len(b.payload)), b.chunks)
+	op.inFlight -= int64(len(b.payload))
+	op.blocks--
+	ready := op.closing && op.blocks == 0
+	op.mu.Unlock()
+	if err != nil {
+		return fmt.Errorf("pack %d: block %d: %w", op.in.Number, b.number, err)
+	}
+	seq := b.seq
+	p.free <- b // never blocks: the pool has room for every block
+	p.markWritten(seq)
+	if ready {
+		// Not here: parity, hash and sync of a full pack would keep this worker from its blocks.
+		p.group.Go(func() error { return p.seal(op) })
+	}
+	return nil
+}
+
+func (p *packer) markWritten(seq uint64) {
+	p.progressMu.Lock()
+	defer p.progressMu.Unlock()
+	p.done[seq] = struct{}{}
+	moved := false
+	for {
+		if _, ok := p.done[p.watermark+1]; !ok {
+			break
+		}
+		delete(p.done, p.watermark+1)
+		p.watermark++
+		moved = true
+	}
+	if moved && p.onWritten != nil {
+		p.onWritten(p.watermark)
+	}
+}
+
+// seal finishes a full pack, seals it and tells the index. If power fails before the seal's ledger record, the pack is
+// a leftover that the next Open salvages; after it, the index learns of the pack when it is opened.
+func (p *packer) seal(op *openPack) (err error) {
+	defer func() {
+		<-p.sealing
+		p.sealers.Done()
+		if err != nil {
+			p.fail(err)
+		}
+	}()
+	footer, err := op.w.Finish()
+	if err != nil {
+		return fmt.Errorf("pack %d: footer: %w", op.in.Number, err)
+	}
+	info, err := p.v.store.Seal(p.ctx, op.in)
+	if err != nil {
+		return fmt.Errorf("pack %d: seal: %w", op.in.Number, err)
+	}
+	entries := indexEntries(op.in.Number, footer)
+	if err := p.v.indexPack(p.ctx, op.in.Number, entries); err != nil {
+		// The pack is safe; only the hints are missing, and the next Open adds them.
+		p.v.o.Logf("index: pack %d: %v; the index catches up when the vault is opened next", op.in.Number, err)
+	} else {
+		// Without an index entry the chunks must stay known for the rest of the session.
+		p.pendingMu.Lock()
+		for i := range entries {
+			delete(p.pending, entries[i].ID)
+		}
+		p.pendingMu.Unlock()
+	}
+	p.stats.mu.Lock()
+	p.stats.storedBytes += uint64(info.Bytes)
+	p.stats.packs = append(p.stats.packs, info.Number)
+	p.stats.mu.Unlock()
+	if p.onSealed != nil {
+		p.onSealed(info)
+	}
+	return nil
+}
+
+// sealAll writes what is gathered, seals the open pack however small, and waits until every pack is sealed. The packer
+// can go on afterwards. On return without an error every reference handed out names a sealed pack.
+func (p *packer) sealAll() error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.cur != nil {
+		if err := p.dispatch(); err != nil {
+			return p.cause(err)
+		}
+	}
+	if p.pack != nil {
+		if err := p.finishPack(); err != nil {
+			return p.cause(err)
+		}
+	}
+	idle := make(chan struct{})
+	go func() { p.sealers.Wait(); close(idle) }()
+	select {
+	case <-idle:
+		return p.cause(p.ctx.Err())
+	case <-p.ctx.Done():
+		return p.cause(p.ctx.Err())
+	}
+}
+
+// close ends the workers and returns the first error. With finish, everything gathered is written and sealed first;
+// without, the open pack stays in incoming/ for the next Open to salvage.
+func (p *packer) close(finish bool) error {
+	var err error
+	if finish {
+		err = p.sealAll()
+	}
+	p.mu.Lock()
+	if p.closed {
+		p.mu.Unlock()
+		return err
+	}
+	p.closed = true
+	p.mu.Unlock()
+	if err != nil || !finish {
+		p.fail(errPackerClosed)
+	}
+	close(p.work)
+	werr := p.group.Wait()
+	p.fail(errPackerClosed)
+	p.mu.Lock()
+	if p.pack != nil {
+		// Closed, not dropped: its complete blocks are worth salvaging.
+		_ = p.pack.in.File.Close()
+		p.pack = nil
+	}
+	p.mu.Unlock()
+	if err == nil && werr != nil && !errors.Is(werr, errPackerClosed) {
+		err = werr
+	}
+	return err
+}
+
+// cause replaces a bare "context canceled" by the error that cancelled.
+func (p *packer) cause(err error) error {
+	if err == nil {
+		return nil
+	}
+	if c := context.Cause(p.ctx); c != nil {
+		return c
+	}
+	return err
+}
+
+func indexEntries(number uint32, f *pack.Footer) []index.Entry {
+	n := 0
+	for i := range f.Blocks {
+		n += len(f.Blocks[i].Chunks)
+	}
+	entries := make([]index.Entry, 0, n)
+	for i := range f.Blocks {
+		b := &f.Blocks[i]
+		for _, c := range b.Chunks {
+			entries = append(entries, index.Entry{ID: c.ID, Place: index.Place{
+				Pack: number, Offset: b.Offset, Stored: b.Stored, InBlock: c.Offset, Size: c.Size,
+			}})
+		}
+	}
+	return entries
+}

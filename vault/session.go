@@ -1,0 +1,465 @@
+package vault
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/RoaringBitmap/roaring/v2"
+
+	"github.com/holdfast-vault/holdfast/immutability/clock"
+	"github.com/holdfast-vault/holdfast/immutability/durable"
+	"github.com/holdfast-vault/holdfast/immutability/worm"
+	"github.com/holdfast-vault/holdfast/vault/index"
+	"github.com/holdfast-vault/holdfast/vault/snapshot"
+)
+
+// AbandonAfter is how long an interrupted session is kept for resuming.
+const AbandonAfter = 14 * 24 * time.Hour
+
+// problemsMax bounds how many problems a session remembers with their paths; the count goes on.
+const problemsMax = 100_000
+
+// SessionOptions says what a session is for.
+type SessionOptions struct {
+	Source string
+}
+
+// ErrSessionOpen says that another pull of the same source is running.
+var ErrSessionOpen = errors.New("a pull of this source is already running")
+
+// Session is a snapshot being made. Its methods are safe for concurrent use until Commit, Suspend or Abandon, one of
+// which must be called, once.
+type Session struct {
+	v      *Vault
+	id     string
+	source string
+	dir    string
+	begin  clock.Stamp
+	ctx    context.Context
+
+	p       *packer
+	journal *journal
+	resume  *resumeTable // nil for a fresh session
+
+	previous *Snapshot // nil for a source's first
+
+	sortMu sync.Mutex
+	sort   *sorter
+
+	claimMu sync.RWMutex
+	claimed *roaring.Bitmap
+
+	mu           sync.Mutex
+	problems     []snapshot.Problem
+	problemCount uint64
+	problemKinds map[string]uint64
+	fidelity     []string
+	ended        bool
+}
+
+// sessionHead is what a session's head file holds, sealed.
+type sessionHead struct {
+	Source string    `json:"source"`
+	Began  time.Time `json:"began"`
+}
+
+const sessionHeadPurpose = "holdfast session head"
+
+// Begin opens a session for a source: a new one, or the one that an earlier process left. Until it ends, no other
+// session for the source can begin.
+func (v *Vault) Begin(ctx context.Context, o SessionOptions) (*Session, error) {
+	if err := v.needKey(); err != nil {
+		return nil, err
+	}
+	if v.o.ReadOnly {
+		return nil, ErrReadOnly
+	}
+	if err := v.needIndex(); err != nil {
+		return nil, err
+	}
+	v.sessionsMu.Lock()
+	if _, ok := v.sessions[o.Source]; ok {
+		v.sessionsMu.Unlock()
+		return nil, fmt.Errorf("source %q: %w", o.Source, ErrSessionOpen)
+	}
+	v.sessions[o.Source] = ""
+	v.sessionsMu.Unlock()
+	s, err := v.begin(ctx, o)
+	if err != nil {
+		v.sessionsMu.Lock()
+		delete(v.sessions, o.Source)
+		v.sessionsMu.Unlock()
+		return nil, fmt.Errorf("source %q: session: %w", o.Source, err)
+	}
+	return s, nil
+}
+
+func (v *Vault) begin(ctx context.Context, o SessionOptions) (*Session, error) {
+	now, err := v.store.Now()
+	if err != nil {
+		return nil, err
+	}
+	s := &Session{v: v, source: o.Source, begin: now, ctx: ctx, claimed: roaring.New(), problemKinds: map[string]uint64{}}
+	left, err := v.interrupted(now.Wall)
+	if err != nil {
+		return nil, err
+	}
+	id, resumed := left[o.Source]
+	if !resumed {
+		var b [8]byte
+		_, _ = rand.Read(b[:])
+		id = hex.EncodeToString(b[:])
+	}
+	s.id, s.dir = id, "sessions/"+id
+	v.sessionsMu.Lock()
+	v.sessions[o.Source] = id
+	v.sessionsMu.Unlock()
+	if !resumed {
+		if err := s.writeHead(now.Wall); err != nil {
+			return nil, err
+		}
+	}
+	if s.previous, err = v.newest(ctx, o.Source); err != nil {
+		return nil, err
+	}
+	if w, ok := v.index.(interface{ WarmFilter(context.Context) error }); ok {
+		if err := w.WarmFilter(ctx); err != nil {
+			return nil, err
+		}
+	}
+	if resumed {
+		if s.resume, err = loadResume(v.disk, s.dir, v.ring, s.relyOn, v.o.Logf); err != nil {
+			return nil, err
+		}
+	}
+	s.sort = newSorter(v.disk, v.ring, s.dir+"/run-")
+	if err := s.beginJournal(); err != nil {
+		return nil, errors.Join(err, s.resume.close())
+	}
+	s.p = v.newPacker(ctx, id)
+	s.p.onWritten = s.journal.blocksWritten
+	s.p.onSealed = func(worm.PackInfo) { s.journal.sync() }
+	return s, nil
+}
+
+// writeHead makes the session's directory. If power fails before it is durable there is no session, and nothing of it.
+func (s *Session) writeHead(began time.Time) error {
+	d := s.v.disk
+	if err := durable.MkdirAll(d, s.dir, 0o700); err != nil {
+		return err
+	}
+	plain, err := json.Marshal(sessionHead{Source: s.source, Began: began.UTC()})
+	if err != nil {
+		return err
+	}
+	blob, err := s.v.ring.SealBlob(sessionHeadPurpose, plain, []byte(s.id))
+	if err != nil {
+		return err
+	}
+	return durable.WriteNew(d, s.dir+"/head", blob, 0o600)
+}
+
+// interrupted maps each source to the session that was left for it, and removes what is too old to be resumed or never
+// got a head.
+func (v *Vault) interrupted(now time.Time) (map[string]string, error) {
+	left := map[string]string{}
+	entries, err := v.disk.ReadDir("sessions")
+	if errors.Is(err, fs.ErrNotExist) {
+		return left, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	v.sessionsMu.Lock()
+	open := map[string]bool{}
+	for _, id := range v.sessions {
+		open[id] = true
+	}
+	v.sessionsMu.Unlock()
+	for _, de := range entries {
+		id := de.Name()
+		if open[id] {
+			continue
+		}
+		h, err := v.readSessionHead(id)
+		_, twice := left[h.Source]
+		if err == nil && now.Sub(h.Began) <= AbandonAfter && !twice {
+			left[h.Source] = id
+			continue
+		}
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			v.o.Logf("session %s cannot be resumed and is removed: %v", id, err)
+		}
+		if err := durable.RemoveTree(v.disk, "sessions/"+id); err != nil {
+			return nil, fmt.Errorf("session %s: %w", id, err)
+		}
+	}
+	return left, nil
+}
+
+func (v *Vault) readSessionHead(id string) (sessionHead, error) {
+	var h sessionHead
+	blob, err := durable.ReadFile(v.disk, "sessions/"+id+"/head", 1<<20)
+	if err != nil {
+		return h, err
+	}
+	plain, err := v.ring.OpenBlob(sessionHeadPurpose, blob, []byte(id))
+	if err != nil {
+		return h, err
+	}
+	return h, json.Unmarshal(plain, &h)
+}
+
+func (s *Session) beginJournal() error {
+	entries, err := s.v.disk.ReadDir(s.dir)
+	if err != nil {
+		return err
+	}
+	last := 0
+	for _, de := range entries {
+		var n int
+		if _, err := fmt.Sscanf(de.Name(), "journal-%06d", &n); err == nil && n > last {
+			last = n
+		}
+	}
+	s.journal, err = newJournal(s.v.disk, fmt.Sprintf("%s/journal-%06d", s.dir, last+1), s.v.ring, func(err error) {
+		s.v.o.Logf("session %s: journal: %v; if this pull is cut, more is read from the source again", s.id, err)
+	})
+	return err
+}
+
+// ID is the session's ID, 16 hexadecimal digits.
+func (s *Session) ID() string { return s.id }
+
+// ResumedFiles is the number of files that an interrupted run of this session had finished.
+func (s *Session) ResumedFiles() int {
+	if s.resume == nil {
+		return 0
+	}
+	return s.resume.files
+}
+
+// Previous is the catalog of the source's newest snapshot, nil if there is none.
+func (s *Session) Previous() *snapshot.Tree {
+	if s.previous == nil {
+		return nil
+	}
+	return s.previous.Tree()
+}
+
+// PreviousInfo is the source's newest snapshot; ok is false if there is none.
+func (s *Session) PreviousInfo() (worm.Snapshot, bool) {
+	if s.previous == nil {
+		return worm.Snapshot{}, false
+	}
+	return s.previous.Info(), true
+}
+
+// claim says whether the session may rely on a pack, and claims it.
+func (s *Session) claim(number uint32) bool {
+	s.claimMu.RLock()
+	ok := s.claimed.Contains(number)
+	s.claimMu.RUnlock()
+	if ok {
+		return true
+	}
+	if !s.v.store.ClaimOne(s.id, number) {
+		return false
+	}
+	s.claimMu.Lock()
+	s.claimed.Add(number)
+	s.claimMu.Unlock()
+	return true
+}
+
+// relyOn finds where a chunk that a journal names lies now: in the pack it was written to, or in the one that was
+// salvaged from it. A reference without an ID asks for the pack alone.
+func (s *Session) relyOn(r snapshot.Ref) (snapshot.Ref, bool) {
+	if s.claim(r.Pack) {
+		return r, true
+	}
+	if r.ID.IsZero() {
+		return r, false
+	}
+	place, ok := s.v.lookup(r.ID)
+	if !ok || place.Size != r.Size || !s.claim(place.Pack) {
+		return r, false
+	}
+	r.Pack = place.Pack
+	return r, true
+}
+
+// Resumed finds a file that an interrupted run of this session had finished reading. It is for the caller to see that
+// the source still shows the same attributes.
+func (s *Session) Resumed(parent, name string) (snapshot.Entry, bool) {
+	if s.resume == nil {
+		return snapshot.Entry{}, false
+	}
+	return s.resume.lookup(parent, name)
+}
+
+// Add records an entry that has no content: a directory, a symlink, a special file, an empty file.
+func (s *Session) Add(ctx context.Context, e *snapshot.Entry) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	return s.addEntry(e)
+}
+
+func (s *Session) addEntry(e *snapshot.Entry) error {
+	s.sortMu.Lock()
+	defer s.sortMu.Unlock()
+	return s.sort.add(e)
+}
+
+// Reuse records e with the content of old, an entry of an earlier snapshot or of Resumed. It returns false, and
+// records nothing, when a pack that old relies on is gone: the file must be read.
+func (s *Session) Reuse(ctx context.Context, e, old *snapshot.Entry) (bool, error) {
+	if err := ctx.Err(); err != nil {
+		return false, err
+	}
+	for i := range old.Chunks {
+		if !s.claim(old.Chunks[i].Pack) {
+			return false, nil
+		}
+	}
+	for i := range old.List {
+		if !s.claim(old.List[i].Pack) {
+			return false, nil
+		}
+	}
+	for i := range old.ListPacks {
+		if !s.claim(old.ListPacks[i].Pack) {
+			return false, nil
+		}
+	}
+	n := *e
+	n.Chunks, n.List, n.ListPacks = old.Chunks, old.List, old.ListPacks
+	return true, s.addEntry(&n)
+}
+
+// Problem notes something that could not be had; the snapshot will be partial. kind is a short word for metrics, reason
+// a sentence for people.
+func (s *Session) Problem(path, kind, reason string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.problemCount++
+	s.problemKinds[kind]++
+	if len(s.problems) < problemsMax {
+		s.problems = append(s.problems, snapshot.Problem{Path: []byte(path), Reason: reason})
+	}
+}
+
+// Fidelity notes what this source's protocol cannot tell, once each.
+func (s *Session) Fidelity(note string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, n := range s.fidelity {
+		if n == note {
+			return
+		}
+	}
+	s.fidelity = append(s.fidelity, note)
+}
+
+// Put stores a chunk of the session's own bookkeeping (catalog leaves, lists). It implements snapshot.Putter.
+func (s *Session) Put(ctx context.Context, data []byte) (snapshot.Ref, error) {
+	if err := ctx.Err(); err != nil {
+		return snapshot.Ref{}, err
+	}
+	ref, _, _, err := s.p.put(s.v.chunkID(data), data)
+	return ref, err
+}
+
+// Suspend ends the session for now: what was read is sealed, and the next Begin for the source goes on from there.
+func (s *Session) Suspend() error {
+	if !s.end() {
+		return nil
+	}
+	err := s.p.close(true)
+	if err != nil {
+		// The disk may be full or gone. What is complete in the open pack is salvaged later.
+		err = fmt.Errorf("session %s: suspend: %w", s.id, err)
+	}
+	return errors.Join(err, s.finish(false))
+}
+
+// Abandon ends the session and forgets what it would have been resumed from. Its sealed packs stay until they are
+// pruned as nobody's.
+func (s *Session) Abandon() error {
+	if !s.end() {
+		return nil
+	}
+	return errors.Join(s.p.close(false), s.finish(true))
+}
+
+func (s *Session) end() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.ended {
+		return false
+	}
+	s.ended = true
+	return true
+}
+
+// finish closes the session's files and gives the source free.
+func (s *Session) finish(remove bool) error {
+	errs := []error{s.journal.close(), s.resume.close()}
+	if remove {
+		errs = append(errs, durable.RemoveTree(s.v.disk, s.dir))
+	}
+	s.v.store.Release(s.id)
+	s.v.sessionsMu.Lock()
+	delete(s.v.sessions, s.source)
+	s.v.sessionsMu.Unlock()
+	return errors.Join(errs...)
+}
+
+// needIndex says why sessions cannot run, if they cannot.
+func (v *Vault) needIndex() error {
+	v.indexMu.RLock()
+	defer v.indexMu.RUnlock()
+	if v.index != nil {
+		return nil
+	}
+	if v.indexErr != nil {
+		return fmt.Errorf("index: %w", v.indexErr)
+	}
+	return errors.New("the vault was opened without an index")
+}
+
+func (v *Vault) lookup(id [32]byte) (index.Place, bool) {
+	v.indexMu.RLock()
+	defer v.indexMu.RUnlock()
+	if v.index == nil {
+		return index.Place{}, false
+	}
+	return v.index.Lookup(id)
+}
+
+func (v *Vault) indexPack(ctx context.Context, number uint32, entries []index.Entry) error {
+	v.indexMu.RLock()
+	defer v.indexMu.RUnlock()
+	if v.index == nil {
+		return errors.New("no index")
+	}
+	return v.index.AddPack(ctx, number, entries)
+}
+
+// quotedList is for messages: the first few of a list of names.
+func quotedList(names []string) string {
+	const most = 5
+	if len(names) <= most {
+		return strings.Join(names, ", ")
+	}
+	return fmt.Sprintf("%s and %d more", strings.Join(names[:most], ", "), len(names)-most)
+}

@@ -1,0 +1,242 @@
+// Package vault keeps snapshots: it turns a source's files into chunks, packs and catalogs, commits them under a lock,
+// and reads them back verified.
+//
+// The order of a commit (docs/CRASH.md has the argument): blocks are written to packs; packs are sealed; the index learns
+// them; the catalog is written to packs of its own and sealed; the manifest is sealed; the ledger record is synced. That
+// record is the commit point: what came before it is garbage that a later run may use, what comes after it can be redone.
+package vault
+
+import (
+	"context"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"runtime"
+	"sync"
+
+	"github.com/RoaringBitmap/roaring/v2"
+
+	"github.com/holdfast-vault/holdfast/immutability/clock"
+	"github.com/holdfast-vault/holdfast/immutability/durable"
+	"github.com/holdfast-vault/holdfast/immutability/worm"
+	"github.com/holdfast-vault/holdfast/vault/chunk"
+	"github.com/holdfast-vault/holdfast/vault/index"
+	"github.com/holdfast-vault/holdfast/vault/keys"
+	"github.com/holdfast-vault/holdfast/vault/pack"
+)
+
+// ErrReadOnly is returned by everything that would change a vault that was opened read-only.
+var ErrReadOnly = errors.New("the vault is open read-only")
+
+// Options says how to open a vault. The zero value opens it for writing with the kernel's clock.
+type Options struct {
+	// Identities open the keyring; the first that fits is used. Without any, only what needs no key can be done:
+	// Snapshots, Plan, Prune.
+	Identities []*keys.Identity
+	// ReadOnly changes nothing below the vault directory and takes no lock on it.
+	ReadOnly bool
+	// IndexDir is where the index lives. Empty means DIR/index, and no index at all when ReadOnly.
+	IndexDir string
+	// Clock is where time comes from; nil means the kernel.
+	Clock clock.Source
+	// NoParity leaves the Reed-Solomon section out of new packs.
+	NoParity bool
+	// Workers encode blocks; 0 means one for each processor.
+	Workers int
+	// Logf is told, in one sentence each, what recovery did. Nil means nobody listens.
+	Logf func(format string, args ...any)
+
+	disk  durable.Disk // tests: instead of a directory
+	index chunkIndex   // tests: instead of Badger
+}
+
+// chunkIndex is what the vault needs of an index: hints where a chunk lies, and which packs it has seen.
+type chunkIndex interface {
+	Lookup(id chunk.ID) (index.Place, bool)
+	AddPack(ctx context.Context, pack uint32, entries []index.Entry) error
+	Indexed() *roaring.Bitmap
+	DropPacks(packs *roaring.Bitmap) error
+}
+
+// Vault is an open vault. All methods are safe for concurrent use.
+type Vault struct {
+	dir   string
+	o     Options
+	disk  durable.Disk
+	lock  *durable.FileLock
+	store *worm.Store
+	ring  *keys.Ring // nil when opened without an identity
+	id    [16]byte
+
+	splitter *chunk.Splitter
+	hashers  sync.Pool // *chunk.Hasher
+	decoders sync.Pool // *pack.Decoder
+
+	indexMu  sync.RWMutex // held for writing while the index is replaced
+	index    chunkIndex   // nil when there is none
+	indexErr error        // why there is none although one is wanted
+	indexDir string
+
+	cache *readCache
+
+	sessionsMu sync.Mutex
+	sessions   map[string]string // source -> ID of its open session: one at a time
+}
+
+// Dir is the vault's directory, empty for a vault on an injected disk.
+func (v *Vault) Dir() string { return v.dir }
+
+// ID is the vault's ID, 32 hexadecimal digits.
+func (v *Vault) ID() string { return v.store.Vault() }
+
+// Store is the write-once store below the vault.
+func (v *Vault) Store() *worm.Store { return v.store }
+
+// Open opens the vault in dir. Unless o.ReadOnly it takes the vault's lock (durable.ErrLocked when another process
+// has it) and finishes what an interrupted process left: see recover.
+func Open(ctx context.Context, dir string, o Options) (*Vault, error) {
+	if o.Clock == nil {
+		o.Clock = clock.Kernel()
+	}
+	if o.Workers <= 0 {
+		o.Workers = runtime.GOMAXPROCS(0)
+	}
+	if o.Logf == nil {
+		o.Logf = func(string, ...any) {}
+	}
+	v := &Vault{dir: dir, o: o, disk: o.disk, sessions: map[string]string{}}
+	if err := v.open(ctx); err != nil {
+		return nil, errors.Join(err, v.release())
+	}
+	return v, nil
+}
+
+func (v *Vault) open(ctx context.Context) error {
+	if v.disk == nil {
+		if err := looksLikeVault(v.dir); err != nil {
+			return err
+		}
+		if !v.o.ReadOnly {
+			l, err := durable.LockFile(filepath.Join(v.dir, "lock"))
+			if err != nil {
+				return fmt.Errorf("vault %q: %w", v.dir, err)
+			}
+			v.lock = l
+		}
+		d, err := durable.OpenDir(v.dir)
+		if err != nil {
+			return fmt.Errorf("vault %q: %w", v.dir, err)
+		}
+		v.disk = d
+	}
+	store, err := worm.Open(v.disk, v.o.Clock, worm.Options{ReadOnly: v.o.ReadOnly})
+	if err != nil {
+		return fmt.Errorf("vault %q: %w", v.dir, err)
+	}
+	v.store = store
+	if err := v.unlock(); err != nil {
+		return err
+	}
+	v.cache = newReadCache(v)
+	if v.ring == nil {
+		return nil
+	}
+	v.openIndex(ctx)
+	if v.o.ReadOnly {
+		return nil
+	}
+	return v.recover(ctx)
+}
+
+// looksLikeVault tells a missing directory, an empty one and a foreign one apart, since each wants another remedy.
+func looksLikeVault(dir string) error {
+	if _, err := os.Stat(filepath.Join(dir, "vault.json")); err == nil {
+		return nil
+	} else if !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("vault %q: %w", dir, err)
+	}
+	if _, err := os.Stat(filepath.Join(dir, "ledger")); err == nil {
+		return fmt.Errorf("vault %q: vault.json is missing but there is a ledger: the vault is damaged; put vault.json back from the ledger's first record", dir)
+	}
+	if _, err := os.Stat(dir); errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("vault %q does not exist; make one with: holdfast init --vault %s", dir, dir)
+	}
+	return fmt.Errorf("%q is not a vault (no vault.json in it); give the right directory with --vault, or make a vault with: holdfast init --vault DIR", dir)
+}
+
+func (v *Vault) unlock() error {
+	if len(v.o.Identities) == 0 {
+		return nil
+	}
+	ring, err := keys.Open(v.store.Keyring(), v.o.Identities...)
+	if err != nil {
+		return fmt.Errorf("vault %q: keyring: %w", v.dir, err)
+	}
+	if ring.Vault() != v.store.Vault() {
+		return fmt.Errorf("vault %q: its keyring belongs to vault %s: a foreign keyring was put in its place", v.dir, ring.Vault())
+	}
+	id, err := hex.DecodeString(ring.Vault())
+	if err != nil || len(id) != len(v.id) {
+		return fmt.Errorf("vault %q: ID %q is not 32 hexadecimal digits", v.dir, ring.Vault())
+	}
+	copy(v.id[:], id)
+	v.ring = ring
+	v.splitter = chunk.NewSplitter(ring.GearKey())
+	v.hashers.New = func() any { return chunk.NewHasher(ring.ChunkIDKey()) }
+	v.decoders.New = func() any { return pack.NewDecoder() }
+	return nil
+}
+
+// errLocked says that a vault was opened without an identity.
+var errNoKey = errors.New("the vault was opened without its unlock key; give --unlock-key FILE (the unlock key or a recovery identity)")
+
+func (v *Vault) needKey() error {
+	if v.ring == nil {
+		return errNoKey
+	}
+	return nil
+}
+
+func (v *Vault) chunkID(p []byte) chunk.ID {
+	h := v.hashers.Get().(*chunk.Hasher)
+	id := h.Sum(p)
+	v.hashers.Put(h)
+	return id
+}
+
+// SetLockHolder writes text into the lock file, for the process that finds the vault locked: the daemon leaves its
+// socket there.
+func (v *Vault) SetLockHolder(text []byte) error {
+	if v.lock == nil {
+		return nil
+	}
+	return v.lock.SetHolder(text)
+}
+
+// Close saves the clock and gives the lock back. Sessions must have ended.
+func (v *Vault) Close() error {
+	return v.release()
+}
+
+func (v *Vault) release() error {
+	var errs []error
+	if v.cache != nil {
+		errs = append(errs, v.cache.close())
+	}
+	if c, ok := v.index.(interface{ Close() error }); ok && v.index != nil {
+		errs = append(errs, c.Close())
+	}
+	if v.store != nil {
+		errs = append(errs, v.store.Close())
+	}
+	if c, ok := v.disk.(interface{ Close() error }); ok && v.o.disk == nil {
+		errs = append(errs, c.Close())
+	}
+	if v.lock != nil {
+		errs = append(errs, v.lock.Close())
+	}
+	return errors.Join(errs...)
+}
