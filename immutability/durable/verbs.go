@@ -13,11 +13,15 @@ import (
 
 // Publish gives a finished file its name for good. The caller has synced and closed it under from.
 //
-// An existing to is fs.ErrExist, and nothing has changed. After nil, to is durable and from is gone durably. After any
-// other error it is open whether to exists: look, and call SyncDir before relying on it.
+// An existing to is fs.ErrExist, and nothing has changed, except that the existing name is durable (a process that was
+// killed may have made it and not synced). After nil, to is durable and from is gone durably. After any other error it is
+// open whether to exists: look, and call SyncDir before relying on it.
 func Publish(d Disk, from, to string) error {
 	// Power fails here: from alone, as before.
 	if err := d.Link(from, to); err != nil {
+		if errors.Is(err, fs.ErrExist) {
+			err = settled(d, to, err)
+		}
 		return fmt.Errorf("publish %s: %w", to, err)
 	}
 	// Power fails here: from, and perhaps to; both name the same finished bytes.
@@ -31,12 +35,20 @@ func Publish(d Disk, from, to string) error {
 	return nil
 }
 
-// WriteNew makes a file of the given bytes under a name that must not exist (else fs.ErrExist, and nothing has changed).
-// On return it is durable; a power cut before leaves nothing under name, or all of it. It works under NAME.tmp, which is
-// replaced if an earlier attempt left one; two calls for one name must not run at the same time.
+// settled returns err, which says that name exists or that it does not, once this will still be so after a power cut.
+func settled(d Disk, name string, err error) error {
+	if serr := d.SyncDir(path.Dir(name)); serr != nil && !errors.Is(serr, fs.ErrNotExist) {
+		return serr
+	}
+	return err
+}
+
+// WriteNew makes a file of the given bytes under a name that must not exist (else fs.ErrExist, as for Publish). On return
+// it is durable; a power cut before leaves nothing under name, or all of it. It works under NAME.tmp, which is replaced if
+// an earlier attempt left one; two calls for one name must not run at the same time.
 func WriteNew(d Disk, name string, data []byte, perm fs.FileMode) error {
 	if _, err := d.Stat(name); err == nil {
-		return &fs.PathError{Op: "write", Path: name, Err: fs.ErrExist}
+		return settled(d, name, &fs.PathError{Op: "write", Path: name, Err: fs.ErrExist})
 	} else if !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
@@ -97,9 +109,12 @@ func writeTemporary(d Disk, name string, data []byte, perm fs.FileMode) (string,
 	return tmp, nil
 }
 
-// Remove takes away a name, durably. A power cut before it returns may leave the name. An absent name is fs.ErrNotExist.
+// Remove takes away a name, durably. A power cut before it returns may leave the name. An absent name is fs.ErrNotExist,
+// and durably absent: whoever goes on with an interrupted removal may take that for done.
 func Remove(d Disk, name string) error {
-	if err := d.Remove(name); err != nil {
+	if err := d.Remove(name); errors.Is(err, fs.ErrNotExist) {
+		return settled(d, name, err)
+	} else if err != nil {
 		return err
 	}
 	// Power fails here: the name may be back.
@@ -107,7 +122,7 @@ func Remove(d Disk, name string) error {
 }
 
 // RemoveTree takes away a directory and everything below it, durably, the deepest first; a file is taken away alone, and
-// an absent name is no error. A power cut or an error leaves a part. It is for what can be had again (sessions, restore
+// a name that is absent (durably, then) is no error. A power cut or an error leaves a part. It is for what can be had again (sessions, restore
 // targets): nothing sealed is ever removed by it.
 func RemoveTree(d Disk, name string) error {
 	if name == "." {
@@ -115,6 +130,9 @@ func RemoveTree(d Disk, name string) error {
 	}
 	info, err := d.Stat(name)
 	if errors.Is(err, fs.ErrNotExist) {
+		if err := settled(d, name, err); !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
 		return nil
 	}
 	if err != nil {

@@ -24,14 +24,15 @@ var _ durable.Disk = (*Disk)(nil)
 
 // Disk is a disk in memory. It is safe for concurrent use.
 type Disk struct {
-	mu      sync.Mutex // guards all below, and every inode reachable from root or from an open file
-	root    *inode
-	ops     int64
-	log     []string
-	faults  map[int64]Fault
-	fired   bool
-	crashed bool
-	full    bool
+	mu       sync.Mutex // guards all below, and every inode reachable from root or from an open file
+	root     *inode
+	ops      int64
+	log      []string
+	faults   map[int64]Fault
+	fired    bool
+	crashed  bool
+	full     bool
+	readOnly bool
 }
 
 // New returns an empty disk.
@@ -75,7 +76,7 @@ func (d *Disk) Fired() bool {
 	return d.fired
 }
 
-// Refill makes room again after NoSpace.
+// Refill makes room again after NoSpace. Nothing but Restart helps after ReadOnly.
 func (d *Disk) Refill() {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -89,7 +90,7 @@ func (d *Disk) Clone() *Disk {
 	defer d.mu.Unlock()
 	c := &Disk{
 		ops: d.ops, log: slices.Clone(d.log), faults: maps.Clone(d.faults),
-		fired: d.fired, crashed: d.crashed, full: d.full,
+		fired: d.fired, crashed: d.crashed, full: d.full, readOnly: d.readOnly,
 	}
 	c.root = d.root.clone(map[*inode]*inode{})
 	return c

@@ -35,26 +35,31 @@ const (
 	// lives on. For other operations it is IOError.
 	ShortWrite
 	// NoSpace: the operation fails with ENOSPC and the disk is full from then on, until Refill or Restart: writes and new
-	// names fail, removing and syncing work. Of a sync it is a failed sync: see SyncFail.
+	// names fail, removing and syncing work. Of a sync it is a failed sync as well: see SyncFail.
 	NoSpace
 	// IOError: the operation is not done and fails with EIO; the disk lives on. Of a sync it is SyncFail.
 	IOError
-	// SyncFail: a sync fails with EIO, and what it was to make durable is taken for written without being so: later syncs
-	// succeed and do not make it durable. The bytes can be read until Restart or Forget. The disk lives on. For other
-	// operations it is IOError.
+	// SyncFail: a sync fails with EIO; the disk lives on. A file's unsynced bytes are taken for written without being so:
+	// later syncs succeed and do not make them durable, reads show them until Restart or Forget. A directory's changes
+	// stay unsynced, and a later sync may make them durable: a file system with a journal has either written them in the
+	// end or refuses everything from then on, which is ReadOnly. For other operations it is IOError.
 	SyncFail
 	// IOErrorAfter: the operation is done and yet fails with EIO; the disk lives on.
 	IOErrorAfter
+	// ReadOnly: the operation is not done and fails with EIO, and every later one fails with EROFS until Restart, as when
+	// the journal was given up; reads go on.
+	ReadOnly
 )
 
 var faultNames = map[Fault]string{
 	Crash: "crash", CrashAfter: "crash after", Torn: "torn", ShortWrite: "short write", NoSpace: "no space",
 	IOError: "io error", SyncFail: "sync fails", IOErrorAfter: "io error after",
+	ReadOnly: "read-only",
 }
 
 // Faults returns every fault, for sweeps.
 func Faults() []Fault {
-	return []Fault{Crash, CrashAfter, Torn, ShortWrite, NoSpace, IOError, SyncFail, IOErrorAfter}
+	return []Fault{Crash, CrashAfter, Torn, ShortWrite, NoSpace, IOError, SyncFail, IOErrorAfter, ReadOnly}
 }
 
 func (f Fault) String() string {
@@ -83,7 +88,7 @@ type operation struct {
 	size int    // of a write
 	do   func()
 	part func(n int) // does the first n bytes of a write
-	fail func()      // does what a failed sync does
+	fail func()      // does what a failed sync does, if that is anything
 }
 
 // run counts an operation, lets the planned fault happen or does it, and returns the error and how many bytes a write
@@ -91,6 +96,10 @@ type operation struct {
 func (d *Disk) run(o operation) (int, error) {
 	d.ops++
 	fault, planned := d.faults[d.ops]
+	if d.readOnly {
+		d.log = append(d.log, o.text+" !read-only")
+		return 0, o.error(syscall.EROFS)
+	}
 	if !planned {
 		if d.full && (o.kind == grows || o.kind == writes) {
 			d.log = append(d.log, o.text+" !full")
@@ -138,12 +147,17 @@ func (d *Disk) fault(o operation, f Fault) (int, error) {
 		return n, o.error(fmt.Errorf("%w: %w", io.ErrShortWrite, errNoSpace))
 	case NoSpace:
 		d.full = true
-		if o.kind == syncs {
+		if o.fail != nil {
 			o.fail()
 		}
 		return 0, o.error(errNoSpace)
 	case SyncFail:
-		o.fail()
+		if o.fail != nil {
+			o.fail()
+		}
+		return 0, o.error(syscall.EIO)
+	case ReadOnly:
+		d.readOnly = true
 		return 0, o.error(syscall.EIO)
 	case IOErrorAfter:
 		o.do()

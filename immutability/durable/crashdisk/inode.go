@@ -112,7 +112,7 @@ func (n *inode) set(name string, e *inode) {
 	n.pending[name] = append(n.pending[name], e)
 }
 
-// syncDir moves the changed entries to the medium. Entries that an earlier sync lost stay lost until they change again.
+// syncDir moves the changed entries to the medium.
 func (n *inode) syncDir() {
 	for name, values := range n.pending {
 		if last := values[len(values)-1]; last == nil {
@@ -123,9 +123,6 @@ func (n *inode) syncDir() {
 	}
 	clear(n.pending)
 }
-
-// syncDirFailed is what a failed sync of a directory leaves: the changes are only in the cache, and count as written.
-func (n *inode) syncDirFailed() { clear(n.pending) }
 
 // contains tells whether below is n or stands somewhere below it, as reads see it.
 func (n *inode) contains(below *inode) bool {

@@ -238,7 +238,7 @@ func (d *Disk) SyncDir(name string) error {
 	}
 	_, err = d.run(operation{
 		kind: syncs, verb: "syncdir", name: name, text: "syncdir " + name,
-		do: n.syncDir, fail: n.syncDirFailed,
+		do: n.syncDir,
 	})
 	return err
 }
