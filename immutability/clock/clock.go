@@ -75,7 +75,8 @@ func open(d durable.Disk, name string, src Source, floor Stamp, readOnly bool) (
 		}
 		c.st = begin(r, floor)
 	default:
-		c.st = st.raise(time.Duration(floor.Running) * time.Second).step(r).raise(time.Duration(floor.Running) * time.Second)
+		// Stepped first: what the ledger has seen and the state has not is part of the difference that is credited now.
+		c.st = st.step(r).raise(time.Duration(floor.Running) * time.Second)
 	}
 	if err := checkYear(r); err != nil {
 		return nil, err
@@ -162,7 +163,11 @@ func (c *Clock) saveLocked() {
 	}
 	c.tried = c.st.Boottime
 	c.saveErr = nil
-	if err := durable.Replace(c.disk, c.name, c.st.encode(), 0o600); err != nil {
+	b, err := c.st.encode()
+	if err == nil {
+		err = durable.Replace(c.disk, c.name, b, 0o600)
+	}
+	if err != nil {
 		c.saveErr = fmt.Errorf("clock: saving %s: %w", c.name, err)
 	}
 }

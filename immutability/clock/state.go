@@ -73,7 +73,7 @@ type shift struct {
 func begin(r Reading, floor Stamp) state {
 	s := state{Running: time.Duration(floor.Running) * time.Second}
 	if !floor.Wall.IsZero() {
-		s.Wall, s.ExpectedWall = floor.Wall, floor.Wall
+		s.Wall, s.ExpectedWall = wholeSeconds(floor.Wall), wholeSeconds(floor.Wall)
 	} else {
 		s.Wall, s.ExpectedWall = wholeSeconds(r.Wall), wholeSeconds(r.Wall)
 	}
@@ -208,20 +208,21 @@ const (
 	sumTail   = "\"}\n"
 )
 
-func (s state) encode() []byte {
+// encode fails only for moments that RFC 3339 cannot write, which a wall clock near the end of the year 9999 can lead to.
+func (s state) encode() ([]byte, error) {
 	j := stateJSON{stateFormat, s.Running, s.Boot, s.Raw, s.Boottime, s.Wall, s.ExpectedWall, s.ExpectedAt, s.Carried, nil}
 	if s.Shift != nil {
 		j.Shift = &shiftJSON{s.Shift.Wall, s.Shift.At, s.Shift.Running}
 	}
 	line, err := json.Marshal(j)
 	if err != nil {
-		panic("clock: internal error: " + err.Error()) // years are checked where they come in, nothing else can fail
+		return nil, err
 	}
 	line = line[:len(line)-1] // the closing brace follows the checksum
 	sum := sha256.Sum256(line)
 	line = append(line, sumMember...)
 	line = hex.AppendEncode(line, sum[:])
-	return append(line, sumTail...)
+	return append(line, sumTail...), nil
 }
 
 // decode reads what encode wrote, and nothing else.
@@ -252,28 +253,17 @@ func decode(b []byte) (state, error) {
 	if j.Shift != nil {
 		s.Shift = &shift{wholeSeconds(j.Shift.Wall), j.Shift.At, j.Shift.Running}
 	}
-	if !s.plausible() || !bytes.Equal(s.encode(), b) {
+	if again, err := s.encode(); s.Running < 0 || err != nil || !bytes.Equal(again, b) {
 		return state{}, fmt.Errorf("%w: not what holdfast writes", ErrDamaged)
 	}
 	return s, nil
 }
 
-// plausible tells whether a state can be written again.
-func (s state) plausible() bool {
-	walls := []time.Time{s.Wall, s.ExpectedWall}
-	if s.Shift != nil {
-		walls = append(walls, s.Shift.Wall)
-	}
-	for _, w := range walls {
-		if y := w.Year(); y < 0 || y > 9999 {
-			return false
-		}
-	}
-	return s.Running >= 0
-}
-
 func load(d durable.Disk, name string) (state, error) {
 	b, err := durable.ReadFile(d, name, stateMax)
+	if errors.Is(err, durable.ErrTooLarge) {
+		return state{}, fmt.Errorf("clock: %w: %w", ErrDamaged, err)
+	}
 	if err != nil {
 		return state{}, fmt.Errorf("clock: %w", err)
 	}

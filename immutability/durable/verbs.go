@@ -204,7 +204,8 @@ func MkdirAll(d Disk, name string, perm fs.FileMode) error {
 	return nil
 }
 
-// ReadFile returns the content of a file of at most limit bytes; a larger one is an error, read no further than needed.
+// ReadFile returns the content of a file of at most limit bytes; a larger one is ErrTooLarge, read no
+// further than needed.
 func ReadFile(d Disk, name string, limit int64) ([]byte, error) {
 	f, err := d.Open(name)
 	if err != nil {
@@ -225,7 +226,7 @@ func ReadFile(d Disk, name string, limit int64) ([]byte, error) {
 		return nil, fmt.Errorf("read %s: %w", name, err)
 	}
 	if n > limit {
-		return nil, fmt.Errorf("read %s: it has more than %d bytes", name, limit)
+		return nil, fmt.Errorf("read %s: %w of %d bytes", name, ErrTooLarge, limit)
 	}
 	return b.Bytes(), nil
 }

@@ -139,6 +139,18 @@ func TestMoveBetweenDirectoriesCanLoseOrDouble(t *testing.T) {
 	same(t, "source synced first", half.Restart(crashdisk.LoseUnsynced, 0), map[string]string{"a/": "", "b/": ""})
 }
 
+func TestMovedDirectoryHasOneName(t *testing.T) {
+	d := crashdisk.New()
+	for _, dir := range []string{"a", "b", "a/dir"} {
+		must(t, durable.MkdirAll(d, dir, 0o755))
+	}
+	must(t, durable.WriteNew(d, "a/dir/f", []byte("x"), 0o600))
+	must(t, d.Rename("a/dir", "b/dir"))
+	must(t, d.SyncDir("b"))
+	same(t, "lose", d.Restart(crashdisk.LoseUnsynced, 0), map[string]string{"a/": "", "b/": "", "a/dir/": "", "a/dir/f": "x"})
+	same(t, "keep", d.Restart(crashdisk.KeepAll, 0), map[string]string{"a/": "", "b/": "", "b/dir/": "", "b/dir/f": "x"})
+}
+
 func TestFailedSyncLosesWhatLaterSyncsDoNotBringBack(t *testing.T) {
 	d := crashdisk.New()
 	f := create(t, d, "a")
@@ -174,7 +186,9 @@ func TestForgetShowsTheMediumAndKeepsDirtyPages(t *testing.T) {
 		t.Fatal("the sync did not fail")
 	}
 	write(t, f, "dirty")
+	c := d.Clone()
 	must(t, d.Forget("a"))
+	same(t, "the clone", c, map[string]string{"a": "lostdirty"})
 	same(t, "forgotten", d, map[string]string{"a": "\x00\x00\x00\x00dirty"})
 	must(t, f.Sync())
 	must(t, d.SyncDir("."))
@@ -407,7 +421,7 @@ var (
 func (m *machine) step(t *rapid.T) {
 	file := rapid.SampledFrom(fileNames)
 	dir := rapid.SampledFrom(dirNames)
-	switch rapid.IntRange(0, 11).Draw(t, "op") {
+	switch rapid.IntRange(0, 12).Draw(t, "op") {
 	case 0, 1:
 		name := file.Draw(t, "name")
 		if f, err := m.d.Create(name, 0o600); err == nil {
@@ -435,6 +449,8 @@ func (m *machine) step(t *rapid.T) {
 		_ = m.d.Mkdir(dir.Draw(t, "name"), 0o755)
 	case 11:
 		_ = m.d.SyncDir(dir.Draw(t, "name"))
+	case 12:
+		_ = m.d.Forget(file.Draw(t, "name"))
 	}
 }
 
@@ -494,6 +510,9 @@ func TestWhatIsSyncedSurvivesEveryLoss(t *testing.T) {
 func TestCopiesAreIndependent(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		m := newMachine()
+		for range rapid.IntRange(0, 4).Draw(t, "failing syncs") {
+			m.d.FailAt(rapid.Int64Range(1, 60).Draw(t, "at"), crashdisk.SyncFail)
+		}
 		run(t, m)
 		seed := rapid.Int64().Draw(t, "seed")
 		copies := map[string]*crashdisk.Disk{
@@ -509,9 +528,6 @@ func TestCopiesAreIndependent(t *testing.T) {
 		}
 		lost := tree(copies["clone"].Restart(crashdisk.Random, seed))
 		run(t, m)
-		for _, name := range fileNames {
-			_ = m.d.Flip(name, 0, 0xff)
-		}
 		for what, c := range copies {
 			if got := tree(c); !maps.Equal(got, before[what]) {
 				t.Fatalf("%s changed from %q to %q", what, before[what], got)
@@ -531,6 +547,18 @@ func TestCopiesAreIndependent(t *testing.T) {
 		}
 		if got := tree(m.d); !maps.Equal(got, original) {
 			t.Fatalf("the original changed from %q to %q", original, got)
+		}
+		for what, c := range copies {
+			before[what] = tree(c)
+		}
+		for _, name := range fileNames {
+			_ = m.d.Forget(name)
+			_ = m.d.Flip(name, 0, 0xff)
+		}
+		for what, c := range copies {
+			if got := tree(c); !maps.Equal(got, before[what]) {
+				t.Fatalf("flips changed %s from %q to %q", what, before[what], got)
+			}
 		}
 	})
 }
