@@ -66,9 +66,9 @@ func TestAnyBlocksComeBack(t *testing.T) {
 }
 
 // fuzzPack seeds a target with a small pack, cut and whole.
-func fuzzPack(f *testing.F) []byte {
+func fuzzPack(f *testing.F, parity bool) []byte {
 	m := new(memory)
-	w, err := NewWriter(m, WriterOptions{Number: 7, Keys: epochKeys(1), Parity: true, salt: new([32]byte)})
+	w, err := NewWriter(m, WriterOptions{Number: 7, Keys: epochKeys(1), Parity: parity, salt: new([32]byte)})
 	if err != nil {
 		f.Fatal(err)
 	}
@@ -85,9 +85,11 @@ func fuzzPack(f *testing.F) []byte {
 // FuzzPack gives any bytes to everything that reads a whole pack. Checksums are made to match first, so that the
 // fuzzer gets behind them.
 func FuzzPack(f *testing.F) {
-	b := fuzzPack(f)
+	b := fuzzPack(f, false)
 	f.Add(b)
-	f.Add(b[:len(b)-70_000])
+	f.Add(b[:len(b)-70])
+	withParity := fuzzPack(f, true)
+	f.Add(slices.Concat(withParity[:headerSize], withParity[len(withParity)-tailSize:]))
 	f.Add(b[:headerSize])
 	f.Add([]byte{})
 	f.Fuzz(func(t *testing.T, b []byte) {
@@ -119,9 +121,28 @@ func FuzzPack(f *testing.F) {
 	})
 }
 
+// FuzzRepair damages a pack in many places at once: whatever is repaired is what it was, byte for byte.
+func FuzzRepair(f *testing.F) {
+	good := fuzzPack(f, true)
+	f.Add([]byte{0, 0, 1, 1})
+	f.Add([]byte{0, 0, 1, 1, 1, 0, 0, 255, 0, 0xff, 3, 9})
+	f.Fuzz(func(t *testing.T, edits []byte) {
+		b := slices.Clone(good)
+		for ; len(edits) >= 4; edits = edits[4:] {
+			at := int(edits[0])<<16 | int(edits[1])<<8 | int(edits[2])
+			b[at%len(b)] ^= edits[3]
+		}
+		var out bytes.Buffer
+		err := Repair(bytes.NewReader(b), int64(len(b)), &out)
+		if err != nil && (!isDamage(err) || out.Len() > 0) || err == nil && !bytes.Equal(out.Bytes(), good) {
+			t.Errorf("%v, %d bytes written", err, out.Len())
+		}
+	})
+}
+
 // FuzzHeader and FuzzTail: what parses encodes to the same bytes.
 func FuzzHeader(f *testing.F) {
-	f.Add(fuzzPack(f)[:headerSize])
+	f.Add(fuzzPack(f, false)[:headerSize])
 	f.Fuzz(func(t *testing.T, b []byte) {
 		if len(b) != headerSize {
 			return
@@ -136,7 +157,7 @@ func FuzzHeader(f *testing.F) {
 }
 
 func FuzzTail(f *testing.F) {
-	p := fuzzPack(f)
+	p := fuzzPack(f, true)
 	f.Add(p[len(p)-tailSize:])
 	f.Fuzz(func(t *testing.T, b []byte) {
 		if len(b) != tailSize {
@@ -157,7 +178,7 @@ func FuzzTail(f *testing.F) {
 }
 
 func FuzzFrameHeader(f *testing.F) {
-	f.Add(fuzzPack(f)[headerSize:][:frameHeaderSize])
+	f.Add(fuzzPack(f, false)[headerSize:][:frameHeaderSize])
 	f.Fuzz(func(t *testing.T, b []byte) {
 		if len(b) < frameHeaderSize {
 			return
