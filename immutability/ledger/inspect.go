@@ -1,6 +1,8 @@
 package ledger
 
 import (
+	"fmt"
+
 	"github.com/holdfast-vault/holdfast/immutability/durable"
 	"golang.org/x/mod/sumdb/tlog"
 )
@@ -14,6 +16,8 @@ type Report struct {
 	Unknown    map[Kind]int // kinds of records that this release does not know
 	Strays     []string     // files in the ledger's directory that are nobody's
 	Damages    []Damage
+	// Torn are the places where a write was cut that was never acknowledged: no damage.
+	Torn []string
 }
 
 // Inspect reads the whole ledger from the medium and says what is wrong, each damaged line by its
@@ -38,6 +42,11 @@ func Inspect(d durable.Disk, dir, verifier string) (*Report, error) {
 	r := &Report{
 		Size: uint64(s.tree.n), Root: root, Segments: len(s.segments),
 		Checkpoint: s.signed, Unknown: s.unknown, Strays: s.strays,
+	}
+	for _, seg := range s.segments {
+		if seg.tail > 0 && len(s.damages) == 0 {
+			r.Torn = append(r.Torn, fmt.Sprintf("%s behind line %d", segmentName(dir, seg.number), seg.lines))
+		}
 	}
 	for _, bad := range s.damages {
 		r.Damages = append(r.Damages, *bad)

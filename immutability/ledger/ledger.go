@@ -108,8 +108,8 @@ func Open(d durable.Disk, dir string, signerKey string, verifier string) (*Ledge
 	if signerKey == "" {
 		return l, nil
 	}
-	if bad := s.blocking(); bad != nil {
-		return nil, fmt.Errorf("the ledger cannot be written (open it for reading only, or put the file back from a copy): %w", bad)
+	if len(s.damages) > 0 {
+		return nil, fmt.Errorf("the ledger cannot be written (open it for reading only, or put the file back from a copy): %w", s.damages[0])
 	}
 	if err := CheckSigner(signerKey, s.verifier); err != nil {
 		return nil, fmt.Errorf("ledger: %w", err)

@@ -30,9 +30,6 @@ const (
 type Damage struct {
 	Where  string // "ledger/000001.jsonl line 12", "ledger/checkpoint"
 	Detail string
-	// Tail says that only the end of a segment is concerned and every record that is counted on is
-	// there: writing may go on, in a new segment.
-	Tail bool
 }
 
 func (d *Damage) Error() string { return d.Where + " is damaged: " + d.Detail }
@@ -43,6 +40,7 @@ type segment struct {
 	lines  int   // lines that count, from the first one on
 	bytes  int64 // what these take, newlines included
 	tail   int64 // bytes behind them: a torn line, or a line that was never acknowledged
+	torn   error // what is wrong with the first line of the tail, if it ends in a newline
 }
 
 func segmentName(dir string, number int) string {
@@ -84,18 +82,8 @@ type scan struct {
 	signed     Checkpoint
 }
 
-func (s *scan) damage(tail bool, where, format string, args ...any) {
-	s.damages = append(s.damages, &Damage{Where: where, Detail: fmt.Sprintf(format, args...), Tail: tail})
-}
-
-// blocking gives the first damage that forbids writing, or nil.
-func (s *scan) blocking() *Damage {
-	for _, d := range s.damages {
-		if !d.Tail {
-			return d
-		}
-	}
-	return nil
+func (s *scan) damage(where, format string, args ...any) {
+	s.damages = append(s.damages, &Damage{Where: where, Detail: fmt.Sprintf(format, args...)})
 }
 
 // read makes the pass. The checkpoint is read before the lines: a writer that goes on meanwhile only
@@ -112,7 +100,7 @@ func (s *scan) read() error {
 	}
 	if numbers[0] != 1 {
 		s.broken = true
-		s.damage(false, segmentName(s.dir, 1), "it is missing")
+		s.damage(segmentName(s.dir, 1), "it is missing")
 	}
 	for _, n := range numbers {
 		if err := s.readSegment(n); err != nil {
@@ -120,10 +108,10 @@ func (s *scan) read() error {
 		}
 	}
 	if s.init == nil && !s.broken {
-		s.damage(false, segmentName(s.dir, 1)+" line 1", "it is not an init record")
+		s.damage(segmentName(s.dir, 1)+" line 1", "it is not an init record")
 	}
 	if noteErr != nil {
-		s.damage(false, path.Join(s.dir, checkpointName), "%v; any checkpoint of this ledger that was saved earlier may be put in its place", noteErr)
+		s.damage(path.Join(s.dir, checkpointName), "%v; any checkpoint of this ledger that was saved earlier may be put in its place", noteErr)
 		return nil
 	}
 	return s.compare()
@@ -159,13 +147,15 @@ func (s *scan) list() ([]int, error) {
 	return numbers, nil
 }
 
-// readSegment reads the lines of one segment into the tree.
+// readSegment reads the lines of one segment into the tree. What stands behind its last valid line is
+// the trace of a write that was cut: one that was never acknowledged, or else the checkpoint or the
+// next segment's pin will miss it. An invalid line with a valid one behind it is damage.
 func (s *scan) readSegment(number int) error {
 	name := segmentName(s.dir, number)
 	data, err := durable.ReadFile(s.disk, name, segmentMax)
 	if err != nil {
 		s.broken = true
-		s.damage(false, name, "it cannot be read: %v", err)
+		s.damage(name, "it cannot be read: %v", err)
 		s.segments = append(s.segments, segment{number: number})
 		return nil
 	}
@@ -173,17 +163,17 @@ func (s *scan) readSegment(number int) error {
 	for k := 1; len(data) > 0; k++ {
 		line, rest, whole := bytes.Cut(data, []byte("\n"))
 		if !whole {
-			break // torn: never acknowledged, or the checkpoint or the next pin will miss it
+			break
 		}
 		where := fmt.Sprintf("%s line %d", name, k)
 		r, err := parseLine(line)
+		if err != nil && !anyValid(rest) {
+			seg.torn = err
+			break
+		}
 		if err != nil {
-			last := len(rest) == 0
-			s.damage(last, where, "%v", err)
-			if last {
-				break
-			}
 			s.broken = true
+			s.damage(where, "%v", err)
 		} else if err := s.take(&seg, k, where, &r); err != nil {
 			return err
 		}
@@ -194,10 +184,39 @@ func (s *scan) readSegment(number int) error {
 	seg.tail = int64(len(data))
 	s.segments = append(s.segments, seg)
 	if seg.lines == 0 && len(s.segments) == 1 && !s.broken {
-		s.broken = true
-		s.damage(false, name, "it holds no whole record")
+		s.missing("the init record is not there")
 	}
 	return nil
+}
+
+// anyValid says whether data holds a whole and valid line.
+func anyValid(data []byte) bool {
+	for {
+		line, rest, whole := bytes.Cut(data, []byte("\n"))
+		if !whole {
+			return false
+		}
+		if _, err := parseLine(line); err == nil {
+			return true
+		}
+		data = rest
+	}
+}
+
+// missing reports that a record is not where it must be: behind the last line that was read.
+func (s *scan) missing(format string, args ...any) {
+	s.broken = true
+	last := s.segments[len(s.segments)-1]
+	where := fmt.Sprintf("%s line %d", segmentName(s.dir, last.number), last.lines+1)
+	why := fmt.Sprintf(format, args...)
+	switch {
+	case last.torn != nil:
+		s.damage(where, "%v (%s)", last.torn, why)
+	case last.tail > 0:
+		s.damage(where, "it does not end in a newline (%s)", why)
+	default:
+		s.damage(where, "it is missing (%s)", why)
+	}
 }
 
 // take adds a valid line to the tree.
@@ -205,13 +224,13 @@ func (s *scan) take(seg *segment, k int, where string, r *Record) error {
 	if k == 1 && len(s.segments) > 0 {
 		if r.Segment == nil || r.Segment.Number != seg.number {
 			s.broken = true
-			s.damage(false, where, "it does not pin segment %d", seg.number)
+			s.damage(where, "it does not pin segment %d", seg.number)
 		} else if !s.broken {
 			s.pin(where, r.Segment)
 		}
 	} else if r.Segment != nil {
 		s.broken = true
-		s.damage(false, where, "a pin in the middle of a segment")
+		s.damage(where, "a pin in the middle of a segment")
 	}
 	if r.Kind == KindInit {
 		if err := s.takeInit(where, r); err != nil {
@@ -226,7 +245,7 @@ func (s *scan) take(seg *segment, k int, where string, r *Record) error {
 	}
 	if r.Seq != uint64(s.tree.n) {
 		s.broken = true
-		s.damage(false, where, "it has number %d, and %d is the next", r.Seq, s.tree.n)
+		s.damage(where, "it has number %d, and %d is the next", r.Seq, s.tree.n)
 		return nil
 	}
 	return s.tree.add(r.Raw)
@@ -238,14 +257,14 @@ func (s *scan) takeInit(where string, r *Record) error {
 	}
 	if s.init != nil || r.Seq != 0 {
 		s.broken = true
-		s.damage(false, where, "a second init record")
+		s.damage(where, "a second init record")
 		return nil
 	}
 	s.init = r.Init
 	if s.verifier == "" {
 		s.verifier = r.Init.Verifier
 	} else if s.verifier != r.Init.Verifier {
-		s.damage(false, where, "the ledger names the verifier %q, not %q", r.Init.Verifier, s.verifier)
+		s.damage(where, "the ledger names the verifier %q, not %q", r.Init.Verifier, s.verifier)
 	}
 	return nil
 }
@@ -257,12 +276,11 @@ func (s *scan) pin(where string, p *Segment) {
 	last := &s.segments[len(s.segments)-1]
 	switch {
 	case p.Size > have:
-		s.broken = true
-		s.damage(false, where, "it counts %d records before it, and only %d are there", p.Size, have)
+		s.missing("%s counts %d records before it, and only %d are there", where, p.Size, have)
 		return
 	case have-p.Size > 1 || have > p.Size && last.lines == 0:
 		s.broken = true
-		s.damage(false, where, "it counts %d records before it, and %d are there", p.Size, have)
+		s.damage(where, "it counts %d records before it, and %d are there", p.Size, have)
 		return
 	case have > p.Size:
 		s.dropLast()
@@ -270,7 +288,7 @@ func (s *scan) pin(where string, p *Segment) {
 	root, err := s.tree.root(int64(p.Size))
 	if err != nil || root.String() != p.Root {
 		s.broken = true
-		s.damage(false, where, "the %d records before it do not have the root that it names", p.Size)
+		s.damage(where, "the %d records before it do not have the root that it names", p.Size)
 	}
 }
 
@@ -289,18 +307,18 @@ func (s *scan) compare() error {
 	if s.checkpoint == nil {
 		// The init record is published before its checkpoint: alone it is the trace of a cut.
 		if s.tree.n > 1 || s.broken {
-			s.damage(false, where, "it is missing; any checkpoint of this ledger that was saved earlier may be put in its place")
+			s.damage(where, "it is missing; any checkpoint of this ledger that was saved earlier may be put in its place")
 		}
 		s.abandon(1)
 		return nil
 	}
 	if s.verifier == "" {
-		s.damage(false, where, "there is no verifier to check it with")
+		s.damage(where, "there is no verifier to check it with")
 		return nil
 	}
 	c, err := ParseCheckpoint(s.checkpoint, s.verifier)
 	if err != nil {
-		s.damage(false, where, "%v; any checkpoint of this ledger that was saved earlier may be put in its place", err)
+		s.damage(where, "%v; any checkpoint of this ledger that was saved earlier may be put in its place", err)
 		return nil
 	}
 	s.signed = c
@@ -308,7 +326,7 @@ func (s *scan) compare() error {
 		return nil
 	}
 	if c.Size > uint64(s.tree.n) {
-		s.damage(false, s.lastLine(), "the checkpoint covers %d records, and only %d are there", c.Size, s.tree.n)
+		s.missing("the checkpoint covers %d records, and only %d are there", c.Size, s.tree.n)
 		return nil
 	}
 	root, err := s.tree.root(int64(c.Size))
@@ -316,7 +334,7 @@ func (s *scan) compare() error {
 		return err
 	}
 	if root != c.Root {
-		s.damage(false, s.dir, "the first %d records do not have the root that the checkpoint signs", c.Size)
+		s.damage(s.dir, "the first %d records do not have the root that the checkpoint signs", c.Size)
 		return nil
 	}
 	s.abandon(c.Size)
@@ -336,12 +354,6 @@ func (s *scan) abandon(covered uint64) {
 		s.dropLast()
 		s.abandoned = true
 	}
-}
-
-// lastLine names the place behind the last line.
-func (s *scan) lastLine() string {
-	last := s.segments[len(s.segments)-1]
-	return fmt.Sprintf("%s line %d", segmentName(s.dir, last.number), last.lines+1)
 }
 
 // checkVerifier refuses a key that cannot verify anything.

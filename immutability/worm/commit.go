@@ -146,8 +146,8 @@ func (s *Store) committed(id string) (bool, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	snap := s.state.byID[id]
-	if snap != nil && snap.swept {
-		return false, fmt.Errorf("snapshot %s was committed and has been removed since", id)
+	if s.state.removed[manifestFile(id)] != 0 {
+		return false, fmt.Errorf("snapshot %s has been removed; it does not come back under the same ID", id)
 	}
 	return snap != nil, nil
 }

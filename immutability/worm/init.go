@@ -18,7 +18,8 @@ import (
 
 const (
 	identityFormat = 1
-	keyringMax     = 1 << 20
+	// keyringMax keeps a keyring, in base64, within a line of the ledger.
+	keyringMax = 512 << 10
 )
 
 // InitOptions says what a new vault is.
@@ -151,7 +152,7 @@ func (s *Store) SetKeyring(ctx context.Context, keyring []byte, reason string) e
 	if err := s.writable(); err != nil {
 		return err
 	}
-	if len(keyring) == 0 || len(keyring) > keyringMax/2 {
+	if len(keyring) == 0 || len(keyring) > keyringMax {
 		return fmt.Errorf("a keyring of %d bytes", len(keyring))
 	}
 	s.write.Lock()

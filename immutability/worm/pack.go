@@ -173,11 +173,27 @@ func (s *Store) Drop(in *Incoming) error {
 		return err
 	}
 	_ = in.File.Close() // may be closed already, and nothing of it is wanted
+	s.write.Lock()
+	defer s.write.Unlock()
+	if file := packFile(in.Number); !s.recorded(file) {
+		// A seal that failed while it published may have left the new name, which may not be durable.
+		// It goes first: without the old name recovery would take it for a finished publication.
+		if err := durable.Remove(s.disk, file); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("pack %d: drop: %w", in.Number, err)
+		}
+	}
 	if err := s.disk.Remove(incomingPack(in.Number)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("pack %d: drop: %w", in.Number, err)
 	}
 	s.forgetLive(in.Number)
 	return nil // not synced: if the power brings it back it is a leftover
+}
+
+// recorded says whether a record names a file or is about to. s.write is held.
+func (s *Store) recorded(file string) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.state.named(file) || s.state.removed[file] != 0 || s.isPending(file)
 }
 
 // Leftovers lists the packs that an ended process began and did not seal, ascending. Packs that grow

@@ -131,8 +131,8 @@ func (s *Store) halt() string {
 	if why := haltFor(s.ledger.Unknown()); why != "" {
 		return why
 	}
-	for _, d := range s.ledger.Damages() {
-		return "the ledger is damaged (" + d.Error() + ")"
+	if d := s.ledger.Damages(); len(d) > 0 { // opened for reading only
+		return "the ledger is damaged: " + d[0].Error()
 	}
 	return ""
 }
@@ -341,7 +341,7 @@ func (s *Store) sweep() {
 		for base := range names {
 			file := path.Join(dir, base)
 			s.mu.Lock()
-			gone := s.state.removed[file] != 0
+			gone := s.state.removed[file] != 0 && !s.state.named(file)
 			s.mu.Unlock()
 			if gone && removable(file) {
 				back = s.disk.Remove(file) == nil || back

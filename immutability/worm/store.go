@@ -161,7 +161,7 @@ func (s *Store) identify() error {
 // not be led to rely on what is not there.
 func (s *Store) look() error {
 	names, err := s.list(packsDir)
-	if err != nil {
+	if err != nil && !s.readOnly {
 		return err
 	}
 	s.next = s.state.maxPack

@@ -1,0 +1,198 @@
+package ledger
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"testing"
+
+	"github.com/holdfast-vault/holdfast/immutability/durable"
+	"github.com/holdfast-vault/holdfast/immutability/durable/crashdisk"
+)
+
+// history is what a writer was told before its disk failed.
+type history struct {
+	acknowledged []int // numbers of sealRecords
+	attempted    map[int]bool
+	checkpoints  [][]byte
+	created      bool
+}
+
+func (h *history) append(l *Ledger, n int) error {
+	if h.attempted == nil {
+		h.attempted = map[int]bool{}
+	}
+	h.attempted[n] = true
+	if _, err := l.Append(sealRecord(n)); err != nil {
+		return err
+	}
+	h.acknowledged = append(h.acknowledged, n)
+	h.checkpoints = append(h.checkpoints, l.Checkpoint())
+	return nil
+}
+
+// run makes a ledger, appends, begins a second segment, reopens and appends again. With persist it
+// goes on after an error, as a daemon does; else it stops there, as a process does that is killed.
+func run(d durable.Disk, h *history, persist bool) {
+	if durable.MkdirAll(d, "ledger", 0o700) != nil || Create(d, "ledger", testSigner, initRecord()) != nil {
+		return
+	}
+	h.created = true
+	for round := range 2 {
+		l, err := Open(d, "ledger", testSigner, testVerifier)
+		if err != nil && persist {
+			l, err = Open(d, "ledger", testSigner, testVerifier)
+		}
+		if err != nil {
+			return
+		}
+		for k := range 3 {
+			if k == 1 {
+				l.fresh = true // as if the segment were full
+			}
+			n := 10*round + k
+			err := h.append(l, n)
+			if err != nil && persist {
+				err = h.append(l, n) // issued again
+			}
+			if err != nil && !persist {
+				return
+			}
+		}
+		_ = l.Close()
+	}
+}
+
+// prove checks that nothing acknowledged is lost and that the next append works, then lets the power
+// fail once more, now losing everything that is not durable. What fails is tried as often as told.
+func (h *history) prove(d *crashdisk.Disk, tries int) error {
+	if !h.created {
+		return nil
+	}
+	for round := range 2 {
+		l, err := Open(d, "ledger", testSigner, testVerifier)
+		if err != nil && tries > 1 {
+			l, err = Open(d, "ledger", testSigner, testVerifier)
+		}
+		if err != nil {
+			return fmt.Errorf("round %d: %w", round, err)
+		}
+		if err := h.holds(l); err != nil {
+			return fmt.Errorf("round %d: %w", round, err)
+		}
+		err = h.append(l, 100+round)
+		if err != nil && tries > 1 {
+			err = h.append(l, 100+round)
+		}
+		if err != nil {
+			return fmt.Errorf("round %d: next append: %w", round, err)
+		}
+		if err := h.holds(l); err != nil {
+			return fmt.Errorf("round %d, after append: %w", round, err)
+		}
+		report, err := Inspect(d, "ledger", testVerifier)
+		if err != nil || len(report.Damages) > 0 || report.Size != l.Size() || report.Root != l.Root() {
+			return fmt.Errorf("round %d: inspect: %+v %v, size %d", round, report, err, l.Size())
+		}
+		d = d.Restart(crashdisk.LoseUnsynced, 0)
+	}
+	return nil
+}
+
+func (h *history) holds(l *Ledger) error {
+	have := map[int]int{}
+	for r := range l.Records() {
+		if r.Seal != nil {
+			have[int(r.Seal.Bytes)]++
+		}
+	}
+	var errs []error
+	for _, n := range h.acknowledged {
+		if have[n] == 0 {
+			errs = append(errs, fmt.Errorf("acknowledged record %d is lost", n))
+		}
+	}
+	for n := range have {
+		if !h.attempted[n] {
+			errs = append(errs, fmt.Errorf("record %d was never written", n))
+		}
+	}
+	for _, c := range h.checkpoints {
+		if err := l.Extends(c); err != nil {
+			errs = append(errs, err)
+		}
+	}
+	return errors.Join(errs...)
+}
+
+func TestNoFaultLosesAnAcknowledgedRecord(t *testing.T) {
+	quiet := crashdisk.New()
+	run(quiet, &history{}, false)
+	last := quiet.Ops()
+	points := 0
+	for op := int64(1); op <= last; op++ {
+		for _, fault := range crashdisk.Faults() {
+			for _, persist := range []bool{false, true} {
+				d := crashdisk.New()
+				d.FailAt(op, fault)
+				h := &history{}
+				run(d, h, persist)
+				fail := func(how string, err error) {
+					if err != nil {
+						t.Errorf("op %d %v, persist %t, %s: %v\n%v", op, fault, persist, how, err, d.Log()[max(0, op-4):min(int64(len(d.Log())), op+3)])
+					}
+				}
+				survive(d, h, fault, fail)
+				for seed := range int64(3) {
+					fail(fmt.Sprintf("random %d", seed), h.clone().prove(d.Restart(crashdisk.Random, seed), 1))
+				}
+				points++
+			}
+		}
+	}
+	t.Logf("%d operations, %d faults survived", last, points)
+}
+
+// survive proves the history on the disk as it is (the process was killed), and after a power cut.
+func survive(d *crashdisk.Disk, h *history, fault crashdisk.Fault, fail func(string, error)) {
+	dead := fault == crashdisk.Crash || fault == crashdisk.CrashAfter || fault == crashdisk.Torn || fault == crashdisk.ReadOnly
+	if !dead {
+		live := d.Clone()
+		live.Refill()
+		fail("killed", h.clone().prove(live, 2))
+	}
+	fail("lost", h.clone().prove(d.Restart(crashdisk.LoseUnsynced, 0), 1))
+	fail("kept", h.clone().prove(d.Restart(crashdisk.KeepAll, 0), 1))
+}
+
+func (h *history) clone() *history {
+	c := *h
+	c.attempted = map[int]bool{}
+	maps.Copy(c.attempted, h.attempted)
+	c.acknowledged, c.checkpoints = slices.Clip(h.acknowledged), slices.Clip(h.checkpoints)
+	return &c
+}
+
+// TestTwoFaults lets the recovery from one fault meet a second.
+func TestTwoFaults(t *testing.T) {
+	faults := []crashdisk.Fault{crashdisk.IOError, crashdisk.SyncFail, crashdisk.ShortWrite, crashdisk.IOErrorAfter}
+	quiet := crashdisk.New()
+	run(quiet, &history{}, false)
+	for first := int64(10); first <= quiet.Ops(); first++ {
+		for _, gap := range []int64{1, 2, 4, 7} {
+			for i, fault := range faults {
+				d := crashdisk.New()
+				d.FailAt(first, fault)
+				d.FailAt(first+gap, faults[(i+int(gap))%len(faults)])
+				h := &history{}
+				run(d, h, true)
+				survive(d, h, fault, func(how string, err error) {
+					if err != nil {
+						t.Errorf("ops %d and %d, %v, %s: %v", first, first+gap, fault, how, err)
+					}
+				})
+			}
+		}
+	}
+}
