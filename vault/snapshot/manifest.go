@@ -177,6 +177,11 @@ func (b Body) check() error {
 	for _, p := range b.Problems {
 		bytes += len(p.Path) + len(p.Reason)
 	}
+	for i, r := range b.ProblemList {
+		if r.Size == 0 || r.Size > maxRefSize {
+			return damaged("manifest body", "chunk %d of the problem list has %d bytes", i, r.Size)
+		}
+	}
 	d := b.Stats.DurationSeconds
 	switch {
 	case len(b.Problems) > MaxProblems || bytes > maxProblemBytes:
