@@ -1,0 +1,123 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"github.com/holdfast-vault/holdfast/config"
+	"github.com/holdfast-vault/holdfast/immutability/durable"
+	"github.com/holdfast-vault/holdfast/vault"
+	"github.com/holdfast-vault/holdfast/vault/door"
+)
+
+// host is a process that has a vault open: the daemon, or a command that runs by itself.
+type host struct {
+	a     *app
+	v     *vault.Vault
+	cfg   *config.Config
+	pulls pullObserver // nil when nobody counts
+}
+
+// holder is what the process that has a vault's lock leaves in the lock file.
+type holder struct {
+	PID    int    `json:"pid"`
+	Socket string `json:"socket,omitempty"` // of a daemon
+}
+
+// lockHolder tells who has the vault's lock; ok is false when nobody has.
+func lockHolder(dir string) (holder, bool) {
+	var h holder
+	text, err := durable.LockHolder(filepath.Join(dir, "lock"))
+	if err != nil {
+		return h, false
+	}
+	_ = json.Unmarshal(text, &h) // a holder that has not written yet is a holder all the same
+	return h, true
+}
+
+// runVerb runs a verb where the vault is: in the daemon if one has it, here otherwise.
+func (a *app) runVerb(ctx context.Context, v *verb, args []string) error {
+	dir, err := a.vaultDir()
+	if err != nil {
+		return err
+	}
+	if h, held := lockHolder(dir); held && h.Socket != "" {
+		code, err := door.RunLocal(ctx, h.Socket, args, a.io())
+		if err != nil {
+			return fmt.Errorf("the daemon (process %d) at %q: %w", h.PID, h.Socket, err)
+		}
+		if code != exitDone {
+			return &exitError{code: code}
+		}
+		return nil
+	}
+	h, err := a.open(ctx, dir, v.access)
+	if err != nil {
+		return err
+	}
+	code := v.command(h)(ctx, &view{v: h.v}, args, a.io())
+	if err := h.v.Close(); err != nil {
+		return errors.Join(fmt.Errorf("closing the vault: %w", err), &exitError{code: worse(code, exitFailed)})
+	}
+	if code != exitDone {
+		return &exitError{code: code}
+	}
+	return nil
+}
+
+func (a *app) io() door.IO { return door.IO{In: a.in, Out: a.out, Err: a.err} }
+
+// open opens the vault in this process.
+func (a *app) open(ctx context.Context, dir string, need access) (*host, error) {
+	cfg, err := a.config()
+	if err != nil {
+		return nil, err
+	}
+	id, err := vaultID(dir)
+	if err != nil {
+		return nil, err
+	}
+	ids, err := a.identities(id)
+	if err != nil {
+		return nil, err
+	}
+	v, err := vault.Open(ctx, dir, vault.Options{
+		Identities: ids, ReadOnly: need == readAccess, IndexDir: a.indexFlag,
+		Logf: func(format string, args ...any) { fmt.Fprintf(a.err, "holdfast: "+format+"\n", args...) },
+	})
+	if err != nil {
+		return nil, explainOpen(dir, err)
+	}
+	if need == writeAccess {
+		if err := setHolder(v, holder{PID: os.Getpid()}); err != nil {
+			return nil, errors.Join(err, v.Close())
+		}
+	}
+	return &host{a: a, v: v, cfg: cfg}, nil
+}
+
+func setHolder(v *vault.Vault, h holder) error {
+	b, err := json.Marshal(h)
+	if err != nil {
+		return err
+	}
+	return v.SetLockHolder(b)
+}
+
+func explainOpen(dir string, err error) error {
+	switch {
+	case errors.Is(err, durable.ErrLocked):
+		who := "another process"
+		if h, ok := lockHolder(dir); ok && h.PID > 0 {
+			who = fmt.Sprintf("process %d", h.PID)
+		}
+		return fmt.Errorf("vault %q: %s is writing to it; wait until it has ended; one process writes to a vault at a time", dir, who)
+	case errors.Is(err, os.ErrPermission):
+		return fmt.Errorf("%w; run this as the vault's user, or as root", err)
+	}
+	return err
+}

@@ -1,0 +1,205 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/holdfast-vault/holdfast/config"
+	"github.com/holdfast-vault/holdfast/immutability/durable"
+	"github.com/holdfast-vault/holdfast/immutability/ledger"
+	"github.com/holdfast-vault/holdfast/vault"
+	"github.com/holdfast-vault/holdfast/vault/keys"
+)
+
+func initCommand(a *app) *cobra.Command {
+	var recoveryOut string
+	c := &cobra.Command{
+		Use:   "init --vault DIR [--recovery-out FILE]",
+		Short: "Make a new vault",
+		Long: `Make a new vault in an empty or new directory.
+
+Two identities are made. The unlock key stays on this machine, outside the vault,
+and lets the daemon work unattended. The recovery identity belongs offline: with it
+and the vault's files, and nothing else, everything can be read on any machine.
+Without --recovery-out it is printed once, and init asks whether you have it.`,
+		Args: cobra.NoArgs,
+		RunE: func(c *cobra.Command, _ []string) error {
+			return a.init(c.Context(), recoveryOut)
+		},
+	}
+	c.Flags().StringVar(&recoveryOut, "recovery-out", "", "write the recovery identity to `FILE`, to be taken offline (must not exist)")
+	return c
+}
+
+func (a *app) init(ctx context.Context, recoveryOut string) error {
+	dir, err := a.vaultDir()
+	if err != nil {
+		return err
+	}
+	policy, err := a.initialPolicy()
+	if err != nil {
+		return err
+	}
+	id := vault.NewID()
+	unlockFile, err := a.newUnlockFile(id)
+	if err != nil {
+		return err
+	}
+	for _, f := range []string{unlockFile, recoveryOut} {
+		if f != "" && inside(f, dir) {
+			return usage("init: %q lies inside the vault: whoever takes the vault's disk would have its key; choose another place", f)
+		}
+	}
+	if err := a.mayInit(dir); err != nil {
+		return err
+	}
+	unlock, err := keys.NewIdentity()
+	if err != nil {
+		return err
+	}
+	recovery, err := keys.NewIdentity()
+	if err != nil {
+		return err
+	}
+	if recoveryOut == "" {
+		if err := a.confirmRecovery(recovery); err != nil {
+			return err
+		}
+	} else if err := writeIdentity(recoveryOut, "recovery identity", id, recovery); err != nil {
+		return err
+	}
+	if err := writeIdentity(unlockFile, "unlock key", id, unlock); err != nil {
+		return err
+	}
+	verifier, err := vault.Init(ctx, dir, id, vault.InitOptions{Recipients: []string{unlock.Recipient(), recovery.Recipient()}, Policy: policy})
+	if err != nil {
+		return errors.Join(err, os.Remove(unlockFile))
+	}
+	a.reportInit(dir, id, unlockFile, recoveryOut, verifier, policy)
+	return nil
+}
+
+// mayInit finds a directory that init would refuse before any key is made.
+func (a *app) mayInit(dir string) error {
+	entries, err := os.ReadDir(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("init: %w", err)
+	}
+	if len(entries) > 0 {
+		return fmt.Errorf("init: %q is not empty (it holds %q); give an empty or a new directory; nothing was changed", dir, entries[0].Name())
+	}
+	return nil
+}
+
+func (a *app) initialPolicy() (ledger.Policy, error) {
+	cfg, err := a.config()
+	if err != nil {
+		return ledger.Policy{}, err
+	}
+	p := vault.DefaultPolicy()
+	p.Mode = ledger.Mode(cfg.Lock.Mode)
+	p.DefaultSeconds = int64(cfg.Lock.For / time.Second)
+	if cfg.Lock.Min > 0 {
+		p.MinSeconds = int64(cfg.Lock.Min / time.Second)
+	}
+	if cfg.Lock.Max > 0 {
+		p.MaxSeconds = int64(cfg.Lock.Max / time.Second)
+	}
+	p.MinSeconds = min(p.MinSeconds, p.DefaultSeconds)
+	return p, nil
+}
+
+func (a *app) newUnlockFile(id string) (string, error) {
+	file, err := a.unlockFile(id)
+	if err != nil {
+		return "", err
+	}
+	if _, err := os.Lstat(file); err == nil {
+		return "", fmt.Errorf("init: the unlock key %q exists; another vault may need it; name a new file with --unlock-key", file)
+	}
+	return file, nil
+}
+
+// writeIdentity puts a secret identity into a new file that only its owner reads, synced.
+func writeIdentity(file, what, id string, i *keys.Identity) error {
+	if err := os.MkdirAll(filepath.Dir(file), 0o700); err != nil {
+		return fmt.Errorf("%s: %w", what, err)
+	}
+	text := fmt.Sprintf("# holdfast %s of vault %s\n# recipient: %s\n%s\n", what, id, i.Recipient(), i.String())
+	return writeSecret(file, what, []byte(text))
+}
+
+func writeSecret(file, what string, data []byte) error {
+	d, err := durable.OpenDir(filepath.Dir(file))
+	if err != nil {
+		return fmt.Errorf("%s: %w", what, err)
+	}
+	err = durable.WriteNew(d, filepath.Base(file), data, 0o600)
+	if errors.Is(err, fs.ErrExist) {
+		err = fmt.Errorf("%q exists and is not overwritten; name another file", file)
+	}
+	if err = errors.Join(err, d.Close()); err != nil {
+		return fmt.Errorf("%s: %w", what, err)
+	}
+	return nil
+}
+
+// confirmRecovery shows the recovery identity once and waits for its last characters: proof that somebody has it.
+func (a *app) confirmRecovery(i *keys.Identity) error {
+	s := i.String()
+	tail := s[len(s)-6:]
+	fmt.Fprintf(a.out, "Recovery identity. Write it down or print it; it is not shown again and kept nowhere:\n\n    %s\n\n", s)
+	fmt.Fprintf(a.out, "Type its last six characters to say that you have it: ")
+	line, err := bufio.NewReader(a.in).ReadString('\n')
+	if err != nil && line == "" {
+		return errors.New("init: nobody confirmed the recovery identity; nothing was made; run init on a terminal, or with --recovery-out FILE")
+	}
+	if !strings.EqualFold(strings.TrimSpace(line), tail) {
+		return errors.New("init: those are not its last six characters; nothing was made; try again")
+	}
+	return nil
+}
+
+func (a *app) reportInit(dir, id, unlockFile, recoveryOut, verifier string, p ledger.Policy) {
+	fmt.Fprintf(a.out, "Vault %s made in %s\n", id, dir)
+	fmt.Fprintf(a.out, "  unlock key        %s (keep a copy; without it and the recovery identity nothing can be read)\n", unlockFile)
+	if recoveryOut != "" {
+		fmt.Fprintf(a.out, "  recovery identity %s (move it off this machine now)\n", recoveryOut)
+	}
+	fmt.Fprintf(a.out, "  locks             %s, %s unless a source says otherwise\n", p.Mode, config.FormatDuration(time.Duration(p.DefaultSeconds)*time.Second))
+	fmt.Fprintf(a.out, "  ledger verifier   %s\n", verifier)
+	fmt.Fprintf(a.out, "                    (save it elsewhere: it checks this vault's checkpoints)\n")
+	fmt.Fprintf(a.out, "Next: holdfast source add NAME sftp://USER@HOST/PATH --vault %s\n", dir)
+}
+
+// vaultID reads the ID of the vault in dir without opening it.
+func vaultID(dir string) (string, error) {
+	b, err := os.ReadFile(filepath.Join(dir, "vault.json"))
+	if errors.Is(err, fs.ErrNotExist) {
+		return "", fmt.Errorf("%q is not a vault (no vault.json in it); give the right directory with --vault, or make one with: holdfast init --vault DIR", dir)
+	}
+	if err != nil {
+		return "", fmt.Errorf("vault: %w", err)
+	}
+	var i vault.Identity
+	if err := json.Unmarshal(b, &i); err != nil || len(i.Vault) != 32 || strings.Trim(i.Vault, "0123456789abcdef") != "" {
+		return "", fmt.Errorf("vault %q: vault.json is damaged; its content also stands in the first line of ledger/000001.jsonl", dir)
+	}
+	if i.Format > vault.Format {
+		return "", fmt.Errorf("vault %q: format %d was written by a newer release of holdfast; this one knows up to %d: update it", dir, i.Format, vault.Format)
+	}
+	return i.Vault, nil
+}

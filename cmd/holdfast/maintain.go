@@ -1,0 +1,210 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/dustin/go-humanize"
+	"github.com/spf13/pflag"
+
+	"github.com/holdfast-vault/holdfast/vault"
+)
+
+func verbCheck() *verb {
+	return &verb{
+		use: "check [--read-data]", short: "Verify the vault", access: writeAccess,
+		long: `Verify ledger, checkpoint, manifests, catalogs and packs; with --read-data every byte of every
+pack. Names what is damaged and which files of which snapshots that touches. A wrong index is
+rebuilt and is no damage: it is a cache.`,
+		flags: func(fs *pflag.FlagSet) {
+			jsonFlag(fs)
+			fs.Bool("read-data", false, "read and verify every byte")
+			progressFlag(fs)
+		},
+		run: func(ctx context.Context, c *call) error {
+			line := newProgressLine(c)
+			start := time.Now()
+			rep, err := c.view.v.Check(ctx, vault.CheckOptions{ReadData: c.bool("read-data"), Progress: func(done, total int) {
+				line.show(fmt.Sprintf("check: %d of %d packs%s", done, total, eta(start, uint64(done), uint64(total))))
+			}})
+			line.end()
+			if err != nil {
+				return err
+			}
+			return reportCheck(c, rep)
+		},
+	}
+}
+
+type damageJSON struct {
+	What     string `json:"what"`
+	Detail   string `json:"detail"`
+	Pack     uint32 `json:"pack,omitempty"`
+	Snapshot string `json:"snapshot,omitempty"`
+}
+
+type touchedJSON struct {
+	pathJSON
+	Snapshot string `json:"snapshot"`
+	Source   string `json:"source"`
+	Time     string `json:"time"`
+}
+
+func reportCheck(c *call, rep *vault.CheckReport) error {
+	j := struct {
+		Snapshots    int           `json:"snapshots"`
+		Packs        int           `json:"packs"`
+		Chunks       uint64        `json:"chunks"`
+		BytesRead    uint64        `json:"bytes_read"`
+		IndexRebuilt string        `json:"index_rebuilt,omitempty"`
+		Damage       []damageJSON  `json:"damage"`
+		Touched      []touchedJSON `json:"touched"`
+		TouchedCount uint64        `json:"touched_count"`
+	}{rep.Snapshots, rep.Packs, rep.Chunks, rep.BytesRead, rep.IndexRebuilt, []damageJSON{}, []touchedJSON{}, rep.TouchedCount}
+	for _, d := range rep.Damage {
+		j.Damage = append(j.Damage, damageJSON{d.What, d.Detail, d.Pack, d.Snapshot})
+	}
+	for _, t := range rep.Touched {
+		j.Touched = append(j.Touched, touchedJSON{newPathJSON(t.Path), t.Snapshot, t.Source, t.Label})
+	}
+	if c.json() {
+		if err := writeJSON(c.out, j); err != nil {
+			return err
+		}
+	} else {
+		for _, d := range j.Damage {
+			fmt.Fprintf(c.out, "DAMAGE %s: %s\n", printable(d.What), printable(d.Detail))
+		}
+		for _, t := range j.Touched {
+			fmt.Fprintf(c.out, "TOUCHED %s@%s %s\n", t.Source, t.Time, printable(t.Path))
+		}
+		if more := j.TouchedCount - uint64(len(j.Touched)); more > 0 {
+			fmt.Fprintf(c.out, "TOUCHED and %d more files\n", more)
+		}
+		if j.IndexRebuilt != "" {
+			fmt.Fprintf(c.out, "The index was wrong (%s) and was rebuilt; nothing that is stored was affected.\n", printable(j.IndexRebuilt))
+		}
+		fmt.Fprintf(c.out, "Checked %d snapshots, %d packs, %d chunks", j.Snapshots, j.Packs, j.Chunks)
+		if j.BytesRead > 0 {
+			fmt.Fprintf(c.out, ", every byte of %s", humanize.IBytes(j.BytesRead))
+		}
+		fmt.Fprintln(c.out, ".")
+	}
+	if len(j.Damage) > 0 || j.TouchedCount > 0 {
+		return &exitError{exitDamage, fmt.Errorf("%d places are damaged, which touches %d files of snapshots; the rest can be given back: do not prune, and take a copy of the vault before you mend anything", len(j.Damage), j.TouchedCount)}
+	}
+	return nil
+}
+
+func verbPrune() *verb {
+	return &verb{
+		use: "prune [--dry-run]", short: "Remove what may go, and say why the rest stays", access: writeAccess,
+		long: `Remove snapshots whose lock has run out, and then the packs that nothing relies on any more.
+The newest complete snapshot of a source never goes. What is locked is refused, until when and why.`,
+		flags: func(fs *pflag.FlagSet) {
+			jsonFlag(fs)
+			fs.Bool("dry-run", false, "only say what would go")
+		},
+		run: func(ctx context.Context, c *call) error {
+			dry := c.bool("dry-run")
+			names := map[string]string{}
+			all, err := c.view.v.Snapshots(ctx)
+			if err != nil {
+				return err
+			}
+			for _, s := range all {
+				names[s.ID] = s.Source + "@" + s.Label
+			}
+			rep, err := c.view.v.Prune(ctx, dry)
+			if err != nil {
+				return err
+			}
+			j := pruneJSON{DryRun: dry, Snapshots: []decisionJSON{}, Packs: len(rep.Packs), Bytes: uint64(rep.Bytes)}
+			for _, d := range rep.Decisions {
+				dj := decisionJSON{Snapshot: names[d.ID], ID: d.ID, Goes: d.Go, Why: d.Why}
+				if !d.Until.IsZero() {
+					u := d.Until.UTC()
+					dj.Until = &u
+				}
+				j.Snapshots = append(j.Snapshots, dj)
+			}
+			return reportPrune(c, j)
+		},
+	}
+}
+
+type decisionJSON struct {
+	Snapshot string     `json:"snapshot"`
+	ID       string     `json:"id"`
+	Goes     bool       `json:"goes"`
+	Why      string     `json:"why"`
+	Until    *time.Time `json:"until,omitempty"`
+}
+
+type pruneJSON struct {
+	DryRun    bool           `json:"dry_run"`
+	Snapshots []decisionJSON `json:"snapshots"`
+	Packs     int            `json:"packs"`
+	Bytes     uint64         `json:"bytes"`
+}
+
+func reportPrune(c *call, j pruneJSON) error {
+	if c.json() {
+		return writeJSON(c.out, j)
+	}
+	t := tabwriter.NewWriter(c.out, 0, 0, 2, ' ', 0)
+	gone := 0
+	for _, d := range j.Snapshots {
+		word := "stays"
+		if d.Goes {
+			word = "goes"
+			gone++
+		}
+		fmt.Fprintf(t, "%s\t%s\t%s\n", d.Snapshot, word, strings.ReplaceAll(d.Why, "\t", " "))
+	}
+	if err := t.Flush(); err != nil {
+		return err
+	}
+	verb := "Removed"
+	if j.DryRun {
+		verb = "Would remove"
+	}
+	_, err := fmt.Fprintf(c.out, "%s %d of %d snapshots and %d packs, %s.\n", verb, gone, len(j.Snapshots), j.Packs, humanize.IBytes(j.Bytes))
+	return err
+}
+
+func verbIndexRebuild() *verb {
+	return &verb{
+		use: "index-rebuild", short: "Make the index anew from the packs", access: writeAccess, flags: jsonFlag,
+		long: "Throw the index away and make it anew from the footers of the packs. Nothing else is touched.",
+		run: func(ctx context.Context, c *call) error {
+			rep, err := c.view.v.RebuildIndex(ctx)
+			if err != nil {
+				return err
+			}
+			if c.json() {
+				err = writeJSON(c.out, map[string]any{"packs": rep.Packs, "chunks": rep.Chunks, "unreadable": len(rep.Unreadable)})
+			} else {
+				_, err = fmt.Fprintf(c.out, "The index knows %d chunks of %d packs.\n", rep.Chunks, rep.Packs)
+			}
+			if err == nil && len(rep.Unreadable) > 0 {
+				err = &exitError{exitDamage, fmt.Errorf("%d packs could not be read; see: holdfast check", len(rep.Unreadable))}
+			}
+			return err
+		},
+	}
+}
+
+func verbCheckpoint() *verb {
+	return &verb{
+		use: "ledger-checkpoint", short: "Print the ledger's newest signed checkpoint: save it elsewhere", door: true,
+		long: "Print the newest checkpoint, a C2SP signed note. Whoever saved it can later prove, or refute, that the ledger still holds what it held then.",
+		run: func(_ context.Context, c *call) error {
+			_, err := c.out.Write(c.view.v.Store().Ledger().Checkpoint())
+			return err
+		},
+	}
+}

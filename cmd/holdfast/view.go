@@ -1,0 +1,80 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"slices"
+
+	"github.com/holdfast-vault/holdfast/immutability/worm"
+	"github.com/holdfast-vault/holdfast/vault"
+	"github.com/holdfast-vault/holdfast/vault/door"
+	"github.com/holdfast-vault/holdfast/vault/restore"
+)
+
+// view is what somebody may see of a vault: the snapshots of some sources, or of all.
+type view struct {
+	v    *vault.Vault
+	sees func(source string) bool // nil: everything
+}
+
+// list is the snapshots in view, oldest first.
+func (w *view) list(ctx context.Context) ([]worm.Snapshot, error) {
+	all, err := w.v.Snapshots(ctx)
+	if err != nil || w.sees == nil {
+		return all, err
+	}
+	return slices.DeleteFunc(all, func(s worm.Snapshot) bool { return !w.sees(s.Source) }), nil
+}
+
+// resolve opens the snapshot that an address names among those in view; to somebody who may not see a source, it does
+// not exist.
+func (w *view) resolve(ctx context.Context, address string) (*vault.Snapshot, string, error) {
+	a, err := vault.ParseAddress(address)
+	if err != nil {
+		return nil, "", &exitError{exitUsage, err}
+	}
+	all, err := w.list(ctx)
+	if err != nil {
+		return nil, "", err
+	}
+	info, err := vault.Choose(a, all)
+	if err != nil {
+		return nil, "", err
+	}
+	s, err := w.v.OpenSnapshot(ctx, info.ID)
+	if err != nil {
+		return nil, "", fmt.Errorf("%s: %w", address, err)
+	}
+	return s, a.Path, nil
+}
+
+// Snapshots implements door.View.
+func (w *view) Snapshots(ctx context.Context) ([]door.Info, error) {
+	all, err := w.list(ctx)
+	if err != nil {
+		return nil, err
+	}
+	out := make([]door.Info, 0, len(all))
+	for _, s := range all {
+		if s.Err != nil {
+			continue
+		}
+		out = append(out, door.Info{
+			ID: s.ID, Source: s.Source, Label: s.Label, Committed: s.Committed.Wall,
+			Complete: s.State == "complete", Clean: s.Head.Clean,
+		})
+	}
+	return out, nil
+}
+
+// Open implements door.View.
+func (w *view) Open(ctx context.Context, id string) (restore.Source, error) {
+	s, err := w.v.OpenSnapshot(ctx, id)
+	if err != nil {
+		return nil, err
+	}
+	if w.sees != nil && !w.sees(s.Info().Source) {
+		return nil, fmt.Errorf("snapshot %s: the ledger names no such snapshot", id)
+	}
+	return s, nil
+}
