@@ -1,6 +1,7 @@
 package config
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"reflect"
@@ -170,6 +171,9 @@ func decode(data []byte, v any) (empty bool, bad *placed) {
 	if !utf8.Valid(data) {
 		return false, &placed{message: "the file is not UTF-8 text"}
 	}
+	if i := loneReturn(data); i >= 0 {
+		return false, &placed{at: position{bytes.Count(data[:i], []byte("\n")) + 1, 1}, message: "this line ends in a carriage return alone: end lines as Unix does"}
+	}
 	if bad := nesting(data); bad != nil {
 		return false, bad
 	}
@@ -197,6 +201,17 @@ func decode(data []byte, v any) (empty bool, bad *placed) {
 		return false, translate(err)
 	}
 	return false, nil
+}
+
+// loneReturn finds a carriage return that no newline follows: YAML takes it for the end of a line, editors and people
+// do not, and what they read must be what is read here. -1 if there is none.
+func loneReturn(data []byte) int {
+	for i, c := range data {
+		if c == '\r' && (i+1 == len(data) || data[i+1] != '\n') {
+			return i
+		}
+	}
+	return -1
 }
 
 // nesting refuses what is nested deeper than any configuration, before a recursive parser sees it.
@@ -288,8 +303,11 @@ func translate(err error) *placed {
 	switch e := e.(type) {
 	case *yaml.UnknownFieldError:
 		p.message += ": no such key here; holdfast.example.yaml shows all there are"
-	case *yaml.DuplicateKeyError:
-		p.message = "this key is there twice: keep one"
+	case *yaml.SyntaxError:
+		// The parser sees a key given twice before the decoder does.
+		if strings.HasPrefix(p.message, "mapping key ") {
+			p.message = "this key is there twice: keep one"
+		}
 	case *yaml.TypeError:
 		kind = e.DstType
 	case *yaml.UnexpectedNodeTypeError:

@@ -19,8 +19,10 @@ import (
 var (
 	sourceName = regexp.MustCompile(`^[a-z0-9][a-z0-9_-]{0,62}$`)
 	userName   = regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9._-]{0,62}$`)
-	modes      = []string{"governance", "compliance"}
-	roles      = []string{string(Requester), string(Approver), string(Operator), string(Auditor)}
+	// passwordLike also finds a password in an address that cannot be parsed.
+	passwordLike = regexp.MustCompile(`//[^/]*:[^/]*@`)
+	modes        = []string{"governance", "compliance"}
+	roles        = []string{string(Requester), string(Approver), string(Operator), string(Auditor)}
 )
 
 // ValidSourceName reports whether the name may be a source's: [a-z0-9][a-z0-9_-]{0,62}.
@@ -215,6 +217,9 @@ func (r *reader) source(s placedSource) {
 	if raw.URL.set {
 		if err := checkURL(raw.URL.text); err != nil {
 			r.bad(p, raw.URL.at, "this is not the address of a source: %v; write sftp://USER@HOST[:PORT]/PATH", err)
+			if passwordLike.MatchString(raw.URL.text) {
+				r.errs[len(r.errs)-1].Excerpt = "" // errors go to the journal, and a password must not
+			}
 		}
 	}
 	if raw.HostKey.set {
