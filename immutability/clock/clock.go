@@ -37,6 +37,7 @@ type Clock struct {
 	st      state         // as of the last reading
 	tried   time.Duration // BOOTTIME of the last attempt to save
 	saveErr error         // outcome of that attempt
+	idle    bool          // the state file may say that no stamp was given out since
 }
 
 // Open reads the state file and takes the first reading.
@@ -45,8 +46,11 @@ type Clock struct {
 // was credited since then is lost, which only makes locks last longer. Found tells. The same goes for a state that is
 // older than floor. A state file of a newer release is an error, since writing would lose what that release knows.
 //
-// A state that was missing, damaged or of another boot is saved at once; a failure to do so is no error here (a full disk
-// must not keep anybody from locking) but told by SaveError.
+// The time since the state was put down by Save is credited if the machine did not reboot. After a process that was killed
+// it is not, since what that process gave out after its last save is not known.
+//
+// The state is saved at once; a failure to do so is no error here (a full disk must not keep anybody from locking) but
+// told by SaveError.
 func Open(d durable.Disk, name string, src Source, floor Stamp) (*Clock, error) {
 	return open(d, name, src, floor, false)
 }
@@ -75,17 +79,14 @@ func open(d durable.Disk, name string, src Source, floor Stamp, readOnly bool) (
 		}
 		c.st = begin(r, floor)
 	default:
-		// Stepped first: what the ledger has seen and the state has not is part of the difference that is credited now.
-		c.st = st.step(r).raise(time.Duration(floor.Running) * time.Second)
+		// Raised afterwards: what the ledger has seen and the state has not is part of the difference that is credited.
+		c.st = st.resume(r).raise(time.Duration(floor.Running) * time.Second)
 	}
 	if err := checkYear(r); err != nil {
 		return nil, err
 	}
-	if err != nil || st.Boot != r.BootID {
-		c.saveLocked()
-	} else {
-		c.tried = st.Boottime
-	}
+	c.idle = st.Idle
+	c.save(false)
 	return c, nil
 }
 
@@ -104,13 +105,14 @@ func (c *Clock) Now() (Stamp, error) {
 	if err := c.read(); err != nil {
 		return Stamp{}, err
 	}
-	if since := c.st.Boottime - c.tried; since >= saveEvery || since < 0 {
-		c.saveLocked()
+	if since := c.st.Boottime - c.tried; c.idle || since >= saveEvery || since < 0 {
+		c.save(false)
 	}
 	return c.st.stamp(), nil
 }
 
-// Save takes a reading and makes the state durable: after a power cut, no running time credited so far is lost.
+// Save takes a reading and makes the state durable: after a power cut, no running time credited so far is lost. It is also
+// how the state is put down when a process ends: until the next Open within the same boot, running time goes on.
 func (c *Clock) Save() error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -120,7 +122,7 @@ func (c *Clock) Save() error {
 	if err := c.read(); err != nil {
 		return err
 	}
-	c.saveLocked()
+	c.save(true)
 	return c.saveErr
 }
 
@@ -155,20 +157,33 @@ func (c *Clock) read() error {
 	return nil
 }
 
-// saveLocked writes the state file. A power cut leaves the old state or the new one; the old one has credited less. c.mu is
-// held, or nobody else knows of c yet.
-func (c *Clock) saveLocked() {
+// save writes the state file. A power cut leaves the old state or the new one; the old one has credited less. c.mu is held,
+// or nobody else knows of c yet.
+//
+// A file that calls the state idle must not outlive the next stamp. If it cannot be replaced by one that does not, it is
+// removed (which a full disk allows): without a file the next Open starts from the ledger and credits nothing.
+func (c *Clock) save(idle bool) {
 	if c.readOnly {
 		return
 	}
 	c.tried = c.st.Boottime
-	c.saveErr = nil
-	b, err := c.st.encode()
+	c.idle = c.idle || idle
+	st := c.st
+	st.Idle = idle
+	b, err := st.encode()
 	if err == nil {
 		err = durable.Replace(c.disk, c.name, b, 0o600)
 	}
-	if err != nil {
-		c.saveErr = fmt.Errorf("clock: saving %s: %w", c.name, err)
+	if err == nil {
+		c.idle, c.saveErr = idle, nil
+		return
+	}
+	c.saveErr = fmt.Errorf("clock: saving %s: %w", c.name, err)
+	if c.idle && !idle {
+		rerr := durable.Remove(c.disk, c.name)
+		if rerr == nil || errors.Is(rerr, fs.ErrNotExist) {
+			c.idle = false
+		}
 	}
 }
 

@@ -445,3 +445,47 @@ func TestTimeNamespacesAreRefused(t *testing.T) {
 		t.Error("read without a boot identity")
 	}
 }
+
+// Found by random schedules: piece by piece the lesser of the two clocks is less than the lesser over the whole. A process
+// that is killed has given out stamps by the former, and the next must not go on by the latter.
+func TestKilledProcessDoesNotCatchUp(t *testing.T) {
+	l := &liar{now: Reading{Wall: start, BootID: "boot"}}
+	for _, killed := range []bool{true, false} {
+		d := crashdisk.New()
+		c := opened(t, d, l, Stamp{})
+		l.now.Raw += 30 * time.Second // BOOTTIME stands still
+		before := now(t, c)
+		if !killed {
+			must(t, c.Save())
+		}
+		l.now.Boot += 30 * time.Second // and catches up, while MONOTONIC_RAW stands still
+		if after := now(t, opened(t, d, l, before)); after.Running != before.Running {
+			t.Errorf("killed %v: %d s in no time", killed, after.Running-before.Running)
+		}
+	}
+}
+
+// The same with a disk that cannot take back what it says.
+func TestStampAfterSaveOnAFullDiskIsNotOutlived(t *testing.T) {
+	for _, fault := range crashdisk.Faults() {
+		for k := int64(1); k <= 8; k++ {
+			d := crashdisk.New()
+			l := &liar{now: Reading{Wall: start, BootID: "boot"}}
+			c := opened(t, d, l, Stamp{})
+			must(t, c.Save())
+			l.now.Raw += 30 * time.Second
+			d.FailAt(d.Ops()+k, fault)
+			before := now(t, c)
+			l.now.Boot += 30 * time.Second
+			found := d.Restart(crashdisk.KeepAll, 0) // the process dies, the machine goes on
+			if after := now(t, opened(t, found, l, before)); after.Running != before.Running && !readOnlyDisk(fault) {
+				t.Errorf("%v at %d: %d s in no time", fault, k, after.Running-before.Running)
+			}
+		}
+	}
+}
+
+// readOnlyDisk tells whether after a fault nothing could be written at all, a ledger record with a stamp included.
+func readOnlyDisk(f crashdisk.Fault) bool {
+	return f == crashdisk.ReadOnly || f == crashdisk.Crash || f == crashdisk.CrashAfter || f == crashdisk.Torn
+}

@@ -18,6 +18,7 @@ import (
 //	 "running_ns":86400000000000,                       credited running time
 //	 "boot":"6b1d...","raw_ns":90000,"boottime_ns":90000,  the reading at which that held
 //	 "wall":"2026-07-01T03:04:05Z",                      and its wall clock, whole seconds
+//	 "idle":false,                                       no stamp was given out after that reading
 //	 "expected_wall":"2026-06-30T03:04:05Z",             what the wall clock should show
 //	 "expected_at_ns":3600,                              when BOOTTIME shows this
 //	 "carried":false,                                    the expectation comes from an earlier boot
@@ -51,6 +52,12 @@ type state struct {
 	Raw      time.Duration
 	Boottime time.Duration
 	Wall     time.Time
+
+	// Idle is whether this reading was the last before the state was put down. Only then may the time until the state is
+	// taken up again be credited, as one difference. A process that was killed may have read again and given out stamps
+	// that the file knows nothing of; the lesser of two clocks over the whole time could then exceed what it had credited
+	// piece by piece, and a lock counted from such a stamp would have that much for nothing.
+	Idle bool
 
 	// Within a boot the wall clock is held against expected wall = ExpectedWall + (BOOTTIME - ExpectedAt).
 	ExpectedWall time.Time
@@ -87,12 +94,18 @@ func (s state) raise(running time.Duration) state {
 }
 
 // step is the state after a further reading.
-func (s state) step(r Reading) state {
+func (s state) step(r Reading) state { return s.advance(r, true) }
+
+// resume is the state after the first reading of another process.
+func (s state) resume(r Reading) state { return s.advance(r, s.Idle) }
+
+func (s state) advance(r Reading, mayCredit bool) state {
 	wall := wholeSeconds(r.Wall)
+	s.Idle = false
 	if r.BootID == s.Boot {
 		// A counter that went back (a virtual machine put back to an earlier moment) credits nothing and counts on from
 		// there; each difference alone is time that really passed.
-		if credit := min(r.Raw-s.Raw, r.Boot-s.Boottime); credit > 0 {
+		if credit := min(r.Raw-s.Raw, r.Boot-s.Boottime); mayCredit && credit > 0 {
 			s.Running += credit
 		}
 	} else {
@@ -191,6 +204,7 @@ type stateJSON struct {
 	Raw          time.Duration `json:"raw_ns"`
 	Boottime     time.Duration `json:"boottime_ns"`
 	Wall         time.Time     `json:"wall"`
+	Idle         bool          `json:"idle"`
 	ExpectedWall time.Time     `json:"expected_wall"`
 	ExpectedAt   time.Duration `json:"expected_at_ns"`
 	Carried      bool          `json:"carried"`
@@ -210,7 +224,7 @@ const (
 
 // encode fails only for moments that RFC 3339 cannot write, which a wall clock near the end of the year 9999 can lead to.
 func (s state) encode() ([]byte, error) {
-	j := stateJSON{stateFormat, s.Running, s.Boot, s.Raw, s.Boottime, s.Wall, s.ExpectedWall, s.ExpectedAt, s.Carried, nil}
+	j := stateJSON{stateFormat, s.Running, s.Boot, s.Raw, s.Boottime, s.Wall, s.Idle, s.ExpectedWall, s.ExpectedAt, s.Carried, nil}
 	if s.Shift != nil {
 		j.Shift = &shiftJSON{s.Shift.Wall, s.Shift.At, s.Shift.Running}
 	}
@@ -249,7 +263,7 @@ func decode(b []byte) (state, error) {
 	if err := json.Unmarshal(line, &j); err != nil {
 		return state{}, fmt.Errorf("%w: %w", ErrDamaged, err)
 	}
-	s := state{j.Running, j.Boot, j.Raw, j.Boottime, wholeSeconds(j.Wall), wholeSeconds(j.ExpectedWall), j.ExpectedAt, j.Carried, nil}
+	s := state{j.Running, j.Boot, j.Raw, j.Boottime, wholeSeconds(j.Wall), j.Idle, wholeSeconds(j.ExpectedWall), j.ExpectedAt, j.Carried, nil}
 	if j.Shift != nil {
 		s.Shift = &shift{wholeSeconds(j.Shift.Wall), j.Shift.At, j.Shift.Running}
 	}

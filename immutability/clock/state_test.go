@@ -19,7 +19,7 @@ func sign(line string) []byte {
 
 func shiftedState() state {
 	return state{
-		Running: 90*time.Second + 5, Boot: "b-1", Raw: 100 * time.Second, Boottime: 101 * time.Second, Wall: start,
+		Running: 90*time.Second + 5, Boot: "b-1", Raw: 100 * time.Second, Boottime: 101 * time.Second, Wall: start, Idle: true,
 		ExpectedWall: start.Add(-50 * time.Hour), ExpectedAt: 7, Carried: true,
 		Shift: &shift{Wall: start.Add(-time.Hour), At: 8, Running: 9},
 	}
@@ -35,7 +35,7 @@ func encoded(t testing.TB, s state) string {
 }
 
 func TestStateFileGolden(t *testing.T) {
-	const want = `{"format":1,"running_ns":90000000005,"boot":"b-1","raw_ns":100000000000,"boottime_ns":101000000000,"wall":"2026-12-01T12:00:00Z","expected_wall":"2026-11-29T10:00:00Z","expected_at_ns":7,"carried":true,"shift":{"wall":"2026-12-01T11:00:00Z","at_ns":8,"running_ns":9}`
+	const want = `{"format":1,"running_ns":90000000005,"boot":"b-1","raw_ns":100000000000,"boottime_ns":101000000000,"wall":"2026-12-01T12:00:00Z","idle":true,"expected_wall":"2026-11-29T10:00:00Z","expected_at_ns":7,"carried":true,"shift":{"wall":"2026-12-01T11:00:00Z","at_ns":8,"running_ns":9}`
 	s := shiftedState()
 	if got := encoded(t, s); got != string(sign(want)) {
 		t.Errorf("%s", got)
@@ -106,9 +106,9 @@ func TestSignedNonsenseIsDamage(t *testing.T) {
 	}
 	for _, line := range []string{
 		"", "{", `{"format":1`, `{"format":0`, `{"format":"1"`, `[1`, good + " ", good + `,"more":1`,
-		`{"format":1,"running_ns":-1,"boot":"b","raw_ns":0,"boottime_ns":0,"wall":"2026-12-01T12:00:00Z","expected_wall":"2026-11-29T10:00:00Z","expected_at_ns":7,"carried":true,"shift":null`,
-		`{"format":1,"running_ns":1,"boot":"b","raw_ns":0,"boottime_ns":0,"wall":"2026-12-01T12:00:00+01:00","expected_wall":"2026-11-29T10:00:00Z","expected_at_ns":7,"carried":true,"shift":null`,
-		`{"format":1,"running_ns":1,"boot":"b","raw_ns":0,"boottime_ns":0,"wall":"0000-01-01T00:00:00+23:00","expected_wall":"2026-11-29T10:00:00Z","expected_at_ns":7,"carried":true,"shift":null`,
+		`{"format":1,"running_ns":-1,"boot":"b","raw_ns":0,"boottime_ns":0,"wall":"2026-12-01T12:00:00Z","idle":true,"expected_wall":"2026-11-29T10:00:00Z","expected_at_ns":7,"carried":true,"shift":null`,
+		`{"format":1,"running_ns":1,"boot":"b","raw_ns":0,"boottime_ns":0,"wall":"2026-12-01T12:00:00+01:00","idle":false,"expected_wall":"2026-11-29T10:00:00Z","expected_at_ns":7,"carried":true,"shift":null`,
+		`{"format":1,"running_ns":1,"boot":"b","raw_ns":0,"boottime_ns":0,"wall":"0000-01-01T00:00:00+23:00","idle":false,"expected_wall":"2026-11-29T10:00:00Z","expected_at_ns":7,"carried":true,"shift":null`,
 	} {
 		if _, err := decode(sign(line)); !errors.Is(err, ErrDamaged) {
 			t.Errorf("%s: %v", line, err)
