@@ -172,7 +172,7 @@ func (c *channel) judge(ctx context.Context, op, path string, err error, stalled
 		return err
 	}
 	if lost(err) || c.link.down() != nil {
-		c.link.kill(err)
+		c.link.kill(errEnded)
 		return &lostError{op: op, path: path, cause: c.link.cause}
 	}
 	protocol = &ProtocolError{Op: op, Path: path, Detail: plain(err)}

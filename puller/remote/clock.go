@@ -74,8 +74,8 @@ func (c *channel) wholeFile(ctx context.Context, path string) ([]byte, error) {
 		return nil, err
 	}
 	defer h.close()
-	buffer := buffers.Get().(*[]byte)
-	defer buffers.Put(buffer)
+	buffer := newBuffer(c.link.packet)
+	defer freeBuffer(buffer)
 	c.warm.Store(true)
 	var text []byte
 	for len(text) < procFileBytesMax {

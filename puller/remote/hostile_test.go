@@ -34,7 +34,7 @@ func hostileConfig(addr string, key ssh.PublicKey) remote.Config {
 	number, _ := strconv.Atoi(port)
 	return remote.Config{User: "vault", Host: host, Port: number, Signers: []ssh.Signer{hostile.ClientKey()}, HostKeys: []ssh.PublicKey{key},
 		Connections: 2, Channels: 2,
-		Limits: remote.Limits{OpTimeout: 400 * time.Millisecond, HandshakeTimeout: 1500 * time.Millisecond, EntriesPerDirectory: 20_000, Depth: 64,
+		Limits: remote.Limits{OpTimeout: 400 * time.Millisecond, HandshakeTimeout: time.Second, EntriesPerDirectory: 20_000, Depth: 64,
 			FileBytes: 1 << 30, Bytes: 1 << 32, Redials: 3, RedialWait: 10 * time.Millisecond}}
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"sync"
+	"time"
 )
 
 // budget is the memory that the blocks of large files may take, over the whole Source. Nobody waits for it: a file that gets none goes on with one
@@ -38,13 +39,16 @@ type block struct {
 
 // assembly puts blocks that arrive in any order back into theirs. Readers take numbers and put blocks; one goroutine, the writer, takes them out.
 type assembly struct {
-	size   int    // bytes of every block but the last
-	total  uint64 // blocks
-	window uint64 // blocks that may be between the reader in front and the writer
+	size  int    // bytes of every block but the last
+	total uint64 // blocks; less once the file turns out to be shorter
+
+	windowMin, windowMax uint64
+
 	budget *budget
 
 	mu      sync.Mutex // guards what follows
 	changed *sync.Cond
+	window  uint64 // blocks that may be between the reader in front and the writer
 	next    uint64 // first number not yet taken
 	head    uint64 // number that the writer wants
 	ready   map[uint64]block
@@ -53,7 +57,8 @@ type assembly struct {
 }
 
 func newAssembly(bytes uint64, size, handles int, b *budget) *assembly {
-	a := &assembly{size: size, total: (bytes + uint64(size) - 1) / uint64(size), window: uint64(handles * readsPerHandle), budget: b, ready: map[uint64]block{}}
+	a := &assembly{size: size, total: (bytes + uint64(size) - 1) / uint64(size), budget: b, ready: map[uint64]block{},
+		window: uint64(2 * handles), windowMin: uint64(2 * handles), windowMax: uint64(handles * readsPerHandle)}
 	a.changed = sync.NewCond(&a.mu)
 	return a
 }
@@ -77,9 +82,15 @@ func (a *assembly) take() (number uint64, paid, ok bool) {
 	}
 }
 
-// put hands in a block. A block that is not full is the file's end, wherever that was expected.
-func (a *assembly) put(number uint64, b block) {
+// put hands in a block. A block that is not full is the file's end, wherever that was expected. The window opens while answers come promptly, and
+// closes while they do not: on a slow line a deep queue only makes every request in it look stalled.
+func (a *assembly) put(number uint64, b block, prompt bool) {
 	a.mu.Lock()
+	if prompt {
+		a.window = min(a.window+1, a.windowMax)
+	} else {
+		a.window = max(a.window-1, a.windowMin)
+	}
 	defer a.mu.Unlock()
 	if a.stopped {
 		a.free(b)
@@ -233,7 +244,7 @@ func (t *team) join(ctx context.Context, c *channel) {
 // read starts the readers of one handle.
 func (t *team) read(ctx context.Context, h *handle) {
 	h.channel.warm.Store(true)
-	for range readsPerHandle {
+	for range min(readsPerHandle, t.assembly.total) {
 		t.work.Go(func() {
 			for {
 				number, paid, ok := t.assembly.take()
@@ -251,6 +262,7 @@ func (t *team) one(ctx context.Context, h *handle, number uint64, paid bool) {
 	b := block{buffer: buffers.Get().(*[]byte), paid: paid}
 	start := number * uint64(a.size)
 	ask := int(min(uint64(a.size), r.want.Size-r.from-start))
+	begin := time.Now()
 	n, err := h.readAt(ctx, (*b.buffer)[:ask], r.from+start)
 	if err != nil {
 		a.free(b)
@@ -258,7 +270,7 @@ func (t *team) one(ctx context.Context, h *handle, number uint64, paid bool) {
 		return
 	}
 	b.n = n
-	a.put(number, b)
+	a.put(number, b, time.Since(begin) < r.source.config.Limits.OpTimeout/8)
 }
 
 // compare asks every handle for its attributes and closes all but the first.

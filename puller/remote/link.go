@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"strings"
 	"sync"
@@ -30,6 +31,9 @@ type link struct {
 	cause error          // set before dead is closed
 	tasks sync.WaitGroup // everything that must end after kill
 }
+
+// errEnded is the reason of a connection that ended without one.
+var errEnded = errors.New("the server ended it")
 
 // kill ends the connection for a reason; only the first reason counts. It does not wait.
 func (l *link) kill(cause error) {
@@ -66,6 +70,7 @@ func (l *link) wait() {
 // round trip says how many.
 func (s *Source) dialLink(ctx context.Context, channels int) (_ *link, err error) {
 	limits := s.config.Limits
+	parent := ctx
 	ctx, cancel := context.WithTimeout(ctx, limits.HandshakeTimeout)
 	defer cancel()
 	s.dials.Add(1)
@@ -74,7 +79,8 @@ func (s *Source) dialLink(ctx context.Context, channels int) (_ *link, err error
 		return nil, fmt.Errorf("%w: dial %q: %w", ErrLost, s.config.addr(), err)
 	}
 	if deadline, ok := ctx.Deadline(); ok {
-		if err := conn.SetDeadline(deadline); err != nil {
+		// A little later than the context, which knows better what to say.
+		if err := conn.SetDeadline(deadline.Add(time.Second)); err != nil {
 			conn.Close()
 			return nil, fmt.Errorf("%w: dial %q: %w", ErrLost, s.config.addr(), err)
 		}
@@ -89,16 +95,16 @@ func (s *Source) dialLink(ctx context.Context, channels int) (_ *link, err error
 		}
 	}()
 	if err := l.login(); err != nil {
-		return nil, s.dialError(ctx, l, err)
+		return nil, s.dialError(parent, ctx, err)
 	}
 	if err := l.openChannels(channels); err != nil {
-		return nil, s.dialError(ctx, l, err)
+		return nil, s.dialError(parent, ctx, err)
 	}
 	if !stop() {
-		return nil, s.dialError(ctx, l, context.Cause(ctx))
+		return nil, s.dialError(parent, ctx, context.Cause(ctx))
 	}
 	if err := l.wire.establish(); err != nil {
-		return nil, s.dialError(ctx, l, err)
+		return nil, s.dialError(parent, ctx, err)
 	}
 	l.watchOver()
 	return l, nil
@@ -131,7 +137,7 @@ func (l *link) login() error {
 }
 
 // dialError names what went wrong while connecting.
-func (s *Source) dialError(ctx context.Context, l *link, err error) error {
+func (s *Source) dialError(parent, ctx context.Context, err error) error {
 	addr := s.config.addr()
 	var hostKey *HostKeyError
 	var protocol *ProtocolError
@@ -145,10 +151,10 @@ func (s *Source) dialError(ctx context.Context, l *link, err error) error {
 		return (pins{addr: addr, keys: s.config.HostKeys, authorities: s.config.HostAuthorities}).refuse("")
 	case errors.As(err, &negotiation):
 		return fmt.Errorf("connect to %q: %s", addr, plain(err))
-	case ctx.Err() != nil && errors.Is(context.Cause(ctx), context.DeadlineExceeded):
-		return fmt.Errorf("connect to %q: not ready within %v: %w", addr, s.config.Limits.HandshakeTimeout, ErrStalled)
+	case parent.Err() != nil:
+		return context.Cause(parent)
 	case ctx.Err() != nil:
-		return context.Cause(ctx)
+		return fmt.Errorf("connect to %q: not ready within %v: %w", addr, s.config.Limits.HandshakeTimeout, ErrStalled)
 	case strings.Contains(err.Error(), "unable to authenticate"):
 		return fmt.Errorf("log in to %q as %q: %w", addr, s.config.User, ErrAuth)
 	}
@@ -190,8 +196,8 @@ func (l *link) openChannels(n int) error {
 func (l *link) watchOver() {
 	l.tasks.Go(func() {
 		err := l.client.Wait()
-		if err == nil {
-			err = errors.New("the server closed the connection")
+		if err == nil || errors.Is(err, io.EOF) {
+			err = errEnded
 		}
 		l.kill(err)
 	})

@@ -45,6 +45,7 @@ func (s *Source) drop(l *link) {
 	s.mu.Lock()
 	s.links = slices.DeleteFunc(s.links, func(x *link) bool { return x == l })
 	s.loss = l.cause
+	s.received.Add(l.wire.received.Load())
 	if l.worked.Load() {
 		s.vain = 0
 	}

@@ -30,7 +30,7 @@ func (p *Powers) found(power *bool, format string, args ...any) {
 	p.Details = append(p.Details, fmt.Sprintf(format, args...))
 }
 
-// Probe tries on a connection of its own whether the key that s logs in with could do more than read. It changes nothing on the source: what it
+// Probe tries on connections of its own whether the key that s logs in with could do more than read. It changes nothing on the source: what it
 // tries to write lies in a directory that does not exist, so that a server which lets us try answers "no such file", and one
 // which confines the key "permission denied". The command that it tries to run prints a word.
 //
@@ -39,19 +39,24 @@ func Probe(ctx context.Context, s *Source, path string) (Powers, error) {
 	if err := s.config.Limits.checkPath("probe", path); err != nil {
 		return Powers{}, err
 	}
-	l, err := s.dialLink(ctx, 1)
-	if err != nil {
-		return Powers{}, err
-	}
-	defer l.wait()
-	defer l.kill(ErrClosed)
 	var p Powers
 	for _, try := range []func(context.Context, *link, string, *Powers) error{probeWrite, probeRun, probeTerminal, probeForward} {
-		if err := try(ctx, l, path, &p); err != nil {
+		if err := s.probe(ctx, path, &p, try); err != nil {
 			return p, err
 		}
 	}
 	return p, nil
+}
+
+// probe makes one try on a connection of its own: some servers answer a forbidden request by hanging up.
+func (s *Source) probe(ctx context.Context, path string, p *Powers, try func(context.Context, *link, string, *Powers) error) error {
+	l, err := s.dialLink(ctx, 1)
+	if err != nil {
+		return err
+	}
+	defer l.wait()
+	defer l.kill(ErrClosed)
+	return try(ctx, l, path, p)
 }
 
 // The requests that a key for reading must not have.

@@ -31,7 +31,8 @@ type Read struct {
 //
 // It opens the file (and so must not be called for anything that was not listed as a regular file: opening a FIFO hangs), reads with several exact requests
 // in flight, and asks the handle for its attributes before it closes it. A large file is read over all channels. A file without bytes is not
-// opened at all. When w is slow the reading waits; what is held in memory is bounded by Limits.BufferBytes over all files.
+// opened at all. When w is slow the reading waits; what is held in memory is bounded by Limits.BufferBytes over all files. The writers of two calls must not
+// wait for each other.
 //
 // With an error, Read.N bytes have reached w and are good as far as it is known; the rest may be asked for again from there.
 func (s *Source) ReadFile(ctx context.Context, path string, want Attr, from uint64, w io.Writer) (Read, error) {
@@ -178,12 +179,20 @@ func (h *handle) readAt(ctx context.Context, p []byte, offset uint64) (n int, er
 // leaks memory when lengths grow.
 func (r *reading) small(ctx context.Context, h *handle) (Read, error) {
 	size := int(r.want.Size - r.from)
-	buffer := buffers.Get().(*[]byte)
-	defer buffers.Put(buffer)
 	ask := size
 	if !h.channel.warm.Swap(true) {
 		ask = h.channel.link.packet
 	}
+	if ask > packetSmall {
+		select {
+		case r.source.middle <- struct{}{}:
+			defer func() { <-r.source.middle }()
+		case <-ctx.Done():
+			return Read{}, context.Cause(ctx)
+		}
+	}
+	buffer := newBuffer(ask)
+	defer freeBuffer(buffer)
 	n, err := h.readAt(ctx, (*buffer)[:ask], r.from)
 	if err != nil {
 		return Read{}, err
@@ -211,8 +220,25 @@ func (r *reading) deliver(p []byte) error {
 	return err
 }
 
-// buffers holds buffers of one request each.
-var buffers = sync.Pool{New: func() any {
-	b := make([]byte, packetLarge)
-	return &b
-}}
+// Buffers come in three sizes, so that thousands of small files in flight cost what they weigh.
+var buffersTiny, buffersSmall, buffers = pool(4 << 10), pool(packetSmall), pool(packetLarge)
+
+func pool(size int) *sync.Pool {
+	return &sync.Pool{New: func() any {
+		b := make([]byte, size)
+		return &b
+	}}
+}
+
+func poolFor(n int) *sync.Pool {
+	switch {
+	case n <= 4<<10:
+		return buffersTiny
+	case n <= packetSmall:
+		return buffersSmall
+	}
+	return buffers
+}
+
+func newBuffer(n int) *[]byte   { return poolFor(n).Get().(*[]byte) }
+func freeBuffer(buffer *[]byte) { poolFor(len(*buffer)).Put(buffer) }

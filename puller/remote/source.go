@@ -19,6 +19,7 @@ type Source struct {
 
 	big    chan struct{} // slots for answers above frameMax
 	large  chan struct{} // slots for listings above largeListing
+	middle chan struct{} // slots for files that need a large buffer and are read at once
 	buffer *budget       // content of large files in memory
 
 	life  context.Context // ends with Close
@@ -35,13 +36,13 @@ type Source struct {
 
 	first *link // what Dial learned is read from it; set once
 
-	dials, requests, bytes, entries, lostLinks atomic.Int64
+	dials, requests, bytes, entries, lostLinks, received atomic.Int64
 }
 
 // Stats counts since Dial. All of it is safe to show to anyone.
 type Stats struct {
 	BytesRead     int64 // content delivered
-	BytesReceived int64 // on the wire, of the connections that stand now
+	BytesReceived int64 // on the wire, SSH included
 	Requests      int64
 	Entries       int64 // names listed
 	Dials         int64
@@ -57,7 +58,7 @@ func Dial(ctx context.Context, config Config) (*Source, error) {
 		return nil, err
 	}
 	s := &Source{config: config, big: make(chan struct{}, 4), large: make(chan struct{}, 2),
-		buffer: &budget{left: config.Limits.BufferBytes}, changed: make(chan struct{})}
+		middle: make(chan struct{}, 256), buffer: &budget{left: config.Limits.BufferBytes}, changed: make(chan struct{})}
 	l, err := s.dialLink(ctx, config.Channels)
 	if err != nil {
 		return nil, err
@@ -97,7 +98,8 @@ func (s *Source) Close() error {
 
 // Stats returns the counters.
 func (s *Source) Stats() Stats {
-	st := Stats{BytesRead: s.bytes.Load(), Requests: s.requests.Load(), Entries: s.entries.Load(), Dials: s.dials.Load(), Lost: s.lostLinks.Load()}
+	st := Stats{BytesRead: s.bytes.Load(), Requests: s.requests.Load(), Entries: s.entries.Load(), Dials: s.dials.Load(), Lost: s.lostLinks.Load(),
+		BytesReceived: s.received.Load()}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, l := range s.links {

@@ -21,7 +21,7 @@ const (
 
 // stream lets pkg/sftp and our own codec share one SFTP channel. pkg/sftp reads and writes through it. Answers to our own
 // requests are taken out on the way, in the goroutine in which pkg/sftp reads; so a stream works as long as pkg/sftp
-// does. It also looks at the head of every packet that passes, since some lies have to be seen before pkg/sftp acts on them.
+// does. (After 2^31 requests pkg/sftp's ids would look like ours: the connection is then replaced, as after any breach.) It also looks at the head of every packet that passes, since some lies have to be seen before pkg/sftp acts on them.
 type stream struct {
 	in  *bufio.Reader
 	out io.WriteCloser
