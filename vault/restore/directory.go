@@ -224,8 +224,12 @@ func (d *directory) Link(ctx context.Context, path string, e *snapshot.Entry) er
 // Finish gives the directory at path its attributes; "" is the top itself.
 func (d *directory) Finish(ctx context.Context, path string, e *snapshot.Entry) error {
 	f, err := d.openBelow(path)
-	if err != nil {
-		return err
+	switch err {
+	case nil:
+	case unix.ENOENT, unix.ENOTDIR, unix.ELOOP, unix.ENAMETOOLONG: // or another thing in its place, or a link
+		return fmt.Errorf("%w: %w", fs.ErrNotExist, err)
+	default:
+		return doing("open", err)
 	}
 	defer f.Close()
 	err = d.attributes(path, e, place{int(f.Fd()), "", int(f.Fd())})

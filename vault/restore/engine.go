@@ -8,7 +8,6 @@ import (
 	"io/fs"
 	"slices"
 	"sync"
-	"syscall"
 
 	"golang.org/x/sync/errgroup"
 
@@ -440,7 +439,7 @@ func (r *run) finishDirectories(ctx context.Context) error {
 	missing := r.made
 	finish := func(p string, e *snapshot.Entry) error {
 		err := r.target.Finish(ctx, p, e)
-		if errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ENOTDIR) || errors.Is(err, syscall.ELOOP) {
+		if errors.Is(err, fs.ErrNotExist) {
 			return nil // it could not be made, and was named then
 		}
 		missing--

@@ -195,11 +195,10 @@ func checkPath(path string) error {
 // is not one that can be made anywhere.
 func below(root string, e *snapshot.Entry) (string, error) {
 	p := e.Path()
-	if err := checkPath(p); err != nil {
-		return "", err
-	}
-	if e.Name == "" && e.Parent != "" {
-		return "", fmt.Errorf("entry without a name in %q: %w", e.Parent, ErrName)
+	if e.Name != "" || e.Parent != "" {
+		if err := errors.Join(CheckName(e.Name), checkPath(e.Parent)); err != nil {
+			return "", err
+		}
 	}
 	switch {
 	case p == root:

@@ -21,7 +21,8 @@ type Target interface {
 	File(ctx context.Context, path string, e *snapshot.Entry) (TargetFile, error)
 	// Link makes what has no content: a symbolic link or a fifo, with its attributes.
 	Link(ctx context.Context, path string, e *snapshot.Entry) error
-	// Finish gives a directory its attributes.
+	// Finish gives a directory its attributes. It is asked for directories that could not be made, too: the error for one
+	// that is not there wraps fs.ErrNotExist.
 	Finish(ctx context.Context, path string, e *snapshot.Entry) error
 }
 

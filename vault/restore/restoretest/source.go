@@ -184,3 +184,12 @@ func (s *Source) Fetch(ctx context.Context, r snapshot.Ref) ([]byte, error) {
 	}
 	return b, nil
 }
+
+// Replace puts e in the place of the entry with the same path.
+func (s *Source) Replace(e snapshot.Entry) {
+	for _, old := range s.all() {
+		if old.Parent == e.Parent && old.Name == e.Name {
+			*old = e
+		}
+	}
+}
