@@ -1,0 +1,130 @@
+package cmd
+
+// The house as data: docs/ARCHITECTURE draws it, these tables hold it. Paths are relative to the module; an arrow that
+// is not here does not exist. Whoever adds one writes down why.
+
+type arrow struct{ from, to, why string }
+
+// floors: an import goes down or stays inside, never up.
+var floors = []arrow{
+	{"cmd", "metrics", "the daemon shows its state to Prometheus"},
+	{"cmd", "puller", "commands and the schedule run pulls; the demonstration has its own source"},
+	{"cmd", "vault", "commands open the vault and run the door"},
+	{"cmd", "immutability", "commands print locks, decisions and damage in the words of the packages that take them"},
+	{"cmd", "config", "the one place where a configuration meets the parts that it configures"},
+	{"metrics", "puller", "collectors may implement the events of a pull"},
+	{"puller", "vault", "a pull fills a session"},
+	{"puller", "immutability", "a commit names its lock, and a snapshot its head, in the ledger's and in reliance's words"},
+	{"vault", "immutability", "sealed files, locks and the commit point are not the vault's to decide"},
+}
+
+// rooms: arrows between packages of one floor.
+var rooms = []arrow{
+	{"immutability/keeper", "immutability/worm", "the keeper is worm and ledger behind a socket"},
+	{"immutability/keeper", "immutability/ledger", "the keeper is worm and ledger behind a socket"},
+	{"immutability/keeper", "immutability/clock", "the keeper believes no clock but its own"},
+	{"immutability/keeper", "immutability/durable", "the keeper owns the files"},
+	{"immutability/worm", "immutability/ledger", "every step of a sealed file is a record"},
+	{"immutability/worm", "immutability/reliance", "which packs a snapshot relies on stands in its open head"},
+	{"immutability/worm", "immutability/retention", "what may go is a rule of its own, apart from the power to remove"},
+	{"immutability/worm", "immutability/clock", "locks run by the clock"},
+	{"immutability/worm", "immutability/durable", "files"},
+	{"immutability/ledger", "immutability/clock", "records carry stamps"},
+	{"immutability/ledger", "immutability/durable", "files"},
+	{"immutability/clock", "immutability/durable", "the credited running time is kept in a file"},
+
+	{"vault", "vault/chunk", "a session cuts and names chunks"},
+	{"vault", "vault/index", "a session asks what is known"},
+	{"vault", "vault/keys", "whoever opens a vault unlocks its keys"},
+	{"vault", "vault/pack", "a session fills packs"},
+	{"vault", "vault/snapshot", "a session makes catalog and manifest"},
+	{"vault/index", "vault/chunk", "the index is keyed by chunk ID"},
+	{"vault/pack", "vault/chunk", "tables of a pack name chunks"},
+	{"vault/snapshot", "vault/chunk", "a catalog names chunks"},
+	{"vault/restore", "vault/snapshot", "what is restored are entries of a catalog"},
+	{"vault/door", "vault/restore", "the door shows a snapshot as a read-only file system"},
+	{"vault/door", "vault/snapshot", "kinds and attributes of entries"},
+
+	{"puller", "puller/remote", "a pull reads one source"},
+	{"puller", "puller/schedule", "the words of a schedule's history"},
+
+	{"metrics", "metrics/status", "the status page is served beside the metrics"},
+}
+
+// bare packages import nothing of ours at all.
+var bare = map[string]string{
+	"config":                 "plain structs: whoever changes a part must not have to change its configuration's reader",
+	"immutability/durable":   "the ground floor",
+	"immutability/reliance":  "read by the keeper without keys, by auditors without a vault",
+	"immutability/retention": "pure rules, to be tested by the million",
+	"vault/chunk":            "a format",
+	"vault/keys":             "keys are wrapped and derived here and nothing else",
+	"puller/schedule":        "pure",
+	"puller/throwaway":       "stands in for a stranger's machine",
+	"systemd":                "asks systemd, not us",
+}
+
+// unreachable: what a package must not reach, not even through others.
+var unreachable = []arrow{
+	{"vault/door", "immutability/worm", "no code behind a stranger's connection can spell a deletion of anything sealed"},
+	{"vault/door", "immutability/durable", "no code behind a stranger's connection can spell a deletion of anything sealed"},
+	{"vault/door", "vault/keys", "the door gives back through a view and holds no key"},
+	{"vault/restore", "immutability/worm", "giving back needs no power to destroy"},
+	{"puller/remote", "immutability/worm", "no code that listens to a source can spell a deletion of anything sealed"},
+	{"puller/remote", "immutability/durable", "no code that listens to a source can spell a deletion of anything sealed"},
+	{"puller/remote", "vault/keys", "a source is answered without keys in reach"},
+	{"vault/pack", "immutability/durable", "the pack format knows only io"},
+	{"cmd/holdfast-keeper", "vault", "the privileged process links only immutability"},
+	{"cmd/holdfast-keeper", "puller", "the privileged process links only immutability"},
+	{"cmd/holdfast-keeper", "metrics", "the privileged process links only immutability"},
+	{"cmd/holdfast-keeper", "config", "the privileged process takes no configuration of the daemon's"},
+}
+
+// forTests are packages that no program links.
+var forTests = map[string]string{
+	"immutability/durable/crashdisk":   "a disk that fails",
+	"immutability/durable/durabletest": "the conformance kit of disks",
+	"vault/restore/restoretest":        "a source of entries in memory",
+	"puller/hostile":                   "a server that lies",
+	"puller/sshdtest":                  "a real sshd",
+	"metrics/promtest":                 "a real Prometheus",
+}
+
+// rims: each vendor lives in the packages named, so that it can be exchanged there. Tests may use any.
+var rims = []struct {
+	vendor string
+	in     []string
+	why    string
+}{
+	{"filippo.io/age", []string{"vault/keys"}, "wrapping of keys"},
+	{"github.com/dgraph-io", []string{"vault/index"}, "Badger is a cache that can be thrown away"},
+	{"google.golang.org/protobuf", []string{"vault/index"}, "Badger's own tables, for its check"},
+	{"github.com/klauspost", []string{"vault/pack"}, "compression and parity are parts of the pack format"},
+	{"github.com/RoaringBitmap", []string{"immutability/reliance", "immutability/worm", "vault", "vault/index", "vault/snapshot"}, "sets of packs"},
+	{"golang.org/x/mod", []string{"immutability/ledger"}, "Merkle tree and signed notes"},
+	{"github.com/pkg/sftp", []string{"puller/remote", "puller/throwaway", "vault/door"}, "the client in the first, the server in the others"},
+	{"golang.org/x/crypto", []string{"puller/remote", "puller/throwaway", "puller/hostile", "puller/sshdtest", "vault/door", "cmd/holdfast"}, "SSH; in cmd for keys and fingerprints"},
+	{"github.com/bmatcuk/doublestar", []string{"puller"}, "excludes"},
+	{"github.com/prometheus", []string{"metrics"}, "the metrics page"},
+	{"github.com/goccy/go-yaml", []string{"config"}, "the configuration"},
+	{"github.com/dustin/go-humanize", []string{"config", "cmd/holdfast"}, "sizes as people write and read them"},
+	{"github.com/spf13", []string{"cmd/holdfast"}, "the command line"},
+	{"github.com/coreos/go-systemd", []string{"cmd/holdfast"}, "saying that the daemon is ready"},
+	{"golang.org/x/term", []string{"cmd/holdfast"}, "asking for confirmation"},
+	{"golang.org/x/sys", []string{"immutability/durable", "immutability/clock", "vault/restore", "vault/door", "vault/index", "cmd/holdfast"}, "what the kernel offers beyond the standard library"},
+	{"golang.org/x/sync", nil, "anywhere: goroutines tied to a scope"},
+	{"golang.org/x/time", nil, "anywhere: rates"},
+	{"golang.org/x/text", nil, "anywhere: Unicode"},
+}
+
+// kernel names calls that belong to few packages: the text is looked for in all files that are not tests.
+var kernel = []struct {
+	call string
+	not  []string // below these; "" is everywhere
+	but  []string // except in these
+	why  string
+}{
+	{"time.Now(", []string{"immutability", "vault"}, []string{"immutability/clock", "vault/door"}, "only clock asks the kernel for the time behind locks; the door needs it for deadlines of connections"},
+	{"exec.Command", []string{""}, []string{"metrics/promtest", "puller/sshdtest"}, "the daemon starts no program: in its root there is none"},
+	{`import "C"`, []string{""}, nil, "one static binary"},
+}
