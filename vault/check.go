@@ -11,8 +11,10 @@ import (
 	"github.com/RoaringBitmap/roaring/v2"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/holdfast-vault/holdfast/immutability/durable"
 	"github.com/holdfast-vault/holdfast/immutability/worm"
 	"github.com/holdfast-vault/holdfast/vault/chunk"
+	"github.com/holdfast-vault/holdfast/vault/keys"
 	"github.com/holdfast-vault/holdfast/vault/pack"
 	"github.com/holdfast-vault/holdfast/vault/snapshot"
 )
@@ -67,6 +69,29 @@ func (v *Vault) Check(ctx context.Context, o CheckOptions) (*CheckReport, error)
 		return nil, err
 	}
 	return c.rep, ctx.Err()
+}
+
+// CheckDir opens the vault in dir, checks it and closes it. A vault that cannot be opened for writing because it is
+// damaged is checked read-only: what recovery or a rebuilt index would mend is then left as it is.
+func CheckDir(ctx context.Context, dir string, o Options, co CheckOptions) (rep *CheckReport, err error) {
+	v, err := Open(ctx, dir, o)
+	if err != nil && (errors.Is(err, durable.ErrLocked) || errors.Is(err, keys.ErrWrongIdentity) || ctx.Err() != nil) {
+		return nil, err
+	}
+	if err != nil {
+		cause := err
+		o.ReadOnly = true
+		if v, err = Open(ctx, dir, o); err != nil {
+			return nil, errors.Join(cause, err)
+		}
+		defer func() {
+			if rep != nil && len(rep.Damage) == 0 {
+				rep.Damage = append(rep.Damage, worm.Damage{What: "vault", Detail: "it cannot be opened for writing: " + cause.Error()})
+			}
+		}()
+	}
+	defer func() { err = errors.Join(err, v.Close()) }()
+	return v.Check(ctx, co)
 }
 
 type checker struct {

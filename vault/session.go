@@ -144,7 +144,8 @@ func (v *Vault) begin(ctx context.Context, o SessionOptions) (*Session, error) {
 	if err := s.beginJournal(); err != nil {
 		return nil, errors.Join(err, s.resume.close())
 	}
-	s.p = v.newPacker(ctx, id)
+	// A cancelled pull must still be able to seal what it read: the packer ends with the session, not with ctx.
+	s.p = v.newPacker(context.WithoutCancel(ctx), id)
 	s.p.onWritten = s.journal.blocksWritten
 	s.p.onSealed = func(worm.PackInfo) { s.journal.sync() }
 	return s, nil

@@ -117,8 +117,10 @@ func (s *Server) one(ctx, work context.Context, c net.Conn, g *gate, n *counts, 
 // turnAway ends a connection that has just been let in.
 func (c *connection) turnAway() {
 	c.Close()
-	go refuseAll(c.chans, "closing")
+	var wg sync.WaitGroup
+	wg.Go(func() { refuseAll(c.chans, "closing") })
 	ssh.DiscardRequests(c.reqs)
+	wg.Wait()
 }
 
 func (s *Server) admitByKey(c net.Conn) (*connection, error) {

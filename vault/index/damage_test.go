@@ -129,6 +129,17 @@ func damageTemplate(t *testing.T, clean bool) string {
 	return frozen
 }
 
+// memoryDir is a directory in memory where the system has one: the children sync often, and none of it has to last.
+func memoryDir(t *testing.T) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("/dev/shm", "holdfast-index-")
+	if err != nil {
+		return t.TempDir()
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	return dir
+}
+
 func copyTree(t *testing.T, from, to string) {
 	t.Helper()
 	if err := os.CopyFS(to, os.DirFS(from)); err != nil && !errors.Is(err, os.ErrExist) {
@@ -151,7 +162,7 @@ func runDamaged(t *testing.T, dir, what string) (died int) {
 		if strings.Contains(string(out), "--- FAIL") {
 			t.Fatalf("%s:\n%s", what, out)
 		}
-		t.Logf("%s: the process died: %v: %.400s", what, err, out)
+		t.Logf("%s: the process died: %v: …%s", what, err, out[max(0, len(out)-1500):])
 	}
 	t.Fatalf("%s: four processes died, the index does not come back", what)
 	return died
@@ -161,7 +172,10 @@ func TestNoDamageToAFileGivesAWrongPlaceOrIsThereForGood(t *testing.T) {
 	if testing.Short() {
 		t.Skip("starts many processes")
 	}
-	rounds := 3
+	rounds := 1
+	if os.Getenv("HOLDFAST_REQUIRE_ALL") != "" {
+		rounds = 5
+	}
 	for _, clean := range []bool{true, false} {
 		template := damageTemplate(t, clean)
 		files, err := filepath.Glob(filepath.Join(template, "db", "*"))
@@ -178,7 +192,7 @@ func TestNoDamageToAFileGivesAWrongPlaceOrIsThereForGood(t *testing.T) {
 						if how == "deleted" && seed > 0 {
 							break
 						}
-						dir := t.TempDir()
+						dir := memoryDir(t)
 						copyTree(t, template, dir)
 						harm(t, filepath.Join(dir, name), rand.New(rand.NewPCG(uint64(seed), 7)))
 						died += runDamaged(t, dir, fmt.Sprintf("seed %d", seed))

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"hash/crc32"
 	"io"
+	"runtime"
 	"slices"
 	"testing"
 )
@@ -384,5 +385,80 @@ func TestHostileTailsAreRefused(t *testing.T) {
 		if err := Repair(bytes.NewReader(c), int64(len(c)), &out); err != nil || !bytes.Equal(out.Bytes(), b) {
 			t.Errorf("%s: not repaired: %v", name, err)
 		}
+	}
+}
+
+// sealedFooter makes a pack of which only header, footer and tail are there: nothing else is read for a footer.
+func sealedFooter(t *testing.T, plain []byte, footerAt int64) *Reader {
+	t.Helper()
+	m := new(memory)
+	w := begin(t, m, false)
+	m.Write(make([]byte, footerAt-headerSize))
+	frame := sealFrame(w.aead, kindFooter, 0, append(make([]byte, frameHeaderSize), plain...))
+	m.Write(frame)
+	tl := tail{number: 7, footerAt: footerAt, footerLen: uint32(len(frame)), size: int64(len(m.b)+len(frame)) + tailSize}
+	tl.size = tl.dataEnd() + tailSize
+	b := tl.encode()
+	m.Write(b[:])
+	return opened(t, m.b)
+}
+
+func TestFootersThatCannotBeAreRefused(t *testing.T) {
+	block := func(number, stored, raw, chunks uint32, sizes ...uint32) (b []byte) {
+		for _, n := range []uint32{number, stored, raw, chunks} {
+			b = order.AppendUint32(b, n)
+		}
+		for _, size := range sizes {
+			b = order.AppendUint32(append(b, make([]byte, 32)...), size)
+		}
+		return b
+	}
+	footer := func(count uint32, blocks ...[]byte) []byte {
+		return append(order.AppendUint32(nil, count), slices.Concat(blocks...)...)
+	}
+	const at = headerSize + 1000
+	if f, err := sealedFooter(t, footer(2, block(1, 400, 9, 2, 4, 5), block(2, 600, 1, 1, 1)), at).Footer(); err != nil || f.Blocks[1].Offset != headerSize+400 {
+		t.Fatal(f, err)
+	}
+	for name, plain := range map[string][]byte{
+		"no block":        footer(0),
+		"count":           footer(3, block(1, 400, 9, 2, 4, 5), block(2, 600, 1, 1, 1)),
+		"huge count":      footer(^uint32(0), block(1, 1000, 1, 1, 1)),
+		"gap":             footer(1, block(1, 999, 1, 1, 1)),
+		"overlap":         footer(1, block(1, 1001, 1, 1, 1)),
+		"number twice":    footer(2, block(1, 400, 1, 1, 1), block(1, 600, 1, 1, 1)),
+		"no chunk":        footer(2, block(1, 400, 0, 0), block(2, 600, 1, 1, 1)),
+		"chunks":          footer(1, block(1, 1000, 1, 2, 1)),
+		"huge chunks":     footer(1, block(1, 1000, 1, ^uint32(0), 1)),
+		"sum":             footer(1, block(1, 1000, 9, 2, 4, 4)),
+		"sum wraps":       footer(1, block(1, 1000, 8, 2, ^uint32(0), 9)),
+		"payload":         footer(1, block(1, 1000, MaxPayload+1, 1, MaxPayload+1)),
+		"stored":          footer(2, block(1, 1, 1, 1, 1), block(2, 999, 1, 1, 1)),
+		"stored too long": footer(1, block(1, maxFrame+1, 1, 1, 1)),
+		"byte behind":     append(footer(1, block(1, 1000, 1, 1, 1)), 0),
+		"chunk behind":    append(footer(1, block(1, 1000, 1, 1, 1)), make([]byte, chunkRowSize)...),
+	} {
+		if f, err := sealedFooter(t, plain, at).Footer(); !isDamage(err) {
+			t.Errorf("%s: %v, %v", name, f, err)
+		}
+	}
+}
+
+func TestBombCostsNoMoreThanItDeclares(t *testing.T) {
+	zeros := NewEncoder().zstd.EncodeAll(make([]byte, 3<<20), nil)
+	plain := append([]byte{codecZstd, 0, 0, 0, 4, 0, 0, 0, 1}, make([]byte, 32)...)
+	plain = append(append(plain, 0, 0, 0, 4), zeros...)
+	d := NewDecoder()
+	decodeBlock(nil, d, "", plain) // the decoder's own buffers
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	for range 10 {
+		if _, _, err := decodeBlock(nil, d, "", plain); !isDamage(err) {
+			t.Fatal(err)
+		}
+	}
+	runtime.ReadMemStats(&after)
+	if n := (after.TotalAlloc - before.TotalAlloc) / 10; n > 256<<10 {
+		t.Errorf("a block that declares 4 bytes cost %d", n)
 	}
 }

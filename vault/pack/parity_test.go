@@ -185,8 +185,8 @@ func TestUnreadableSectorsAreRepaired(t *testing.T) {
 func TestTooMuchDamageIsSaidBeforeAnythingIsWritten(t *testing.T) {
 	b, tl := packOf(t, 300_000)
 	hurt := slices.Clone(b)
-	for shard := range tl.parity + 1 {
-		off, _ := tl.cellAt(shard, 0)
+	for i := range tl.parity + 1 { // the last data shards: the first ones could be written before it is noticed
+		off, _ := tl.cellAt(tl.data-1-i, 0)
 		hurt[off] ^= 1
 	}
 	var out bytes.Buffer
