@@ -51,7 +51,7 @@ func decodeFooter(where string, plain []byte, footerAt int64) (*Footer, error) {
 	if len(rest) != 0 || at != footerAt {
 		return nil, damage(where, "its blocks end at offset %d and it stands at %d", at, footerAt)
 	}
-	if n, twice := firstTwice(f.Blocks); false && twice {
+	if n, twice := firstTwice(f.Blocks); twice {
 		return nil, damage(where, "block number %d stands twice", n)
 	}
 	return f, nil
