@@ -49,7 +49,7 @@ func (v *Vault) openIndex(ctx context.Context) {
 		v.indexErr = err
 		return
 	}
-	if fresh, reason := x.Fresh(); fresh && reason != "" {
+	if fresh, reason := x.Fresh(); fresh && reason != "" && len(v.store.Packs()) > 0 {
 		v.o.Logf("index: %s; it is rebuilt from the packs", reason)
 	}
 	v.index = x

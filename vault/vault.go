@@ -200,6 +200,16 @@ func (v *Vault) needKey() error {
 	return nil
 }
 
+// SliceKey is the key by which the slow cycle chooses the files that are read again: it never changes, and whoever does
+// not have the vault's key cannot tell which files are due.
+func (v *Vault) SliceKey() ([32]byte, error) {
+	if err := v.needKey(); err != nil {
+		return [32]byte{}, err
+	}
+	const firstEpoch = 1
+	return v.ring.Derive(firstEpoch, "holdfast slow cycle", nil)
+}
+
 func (v *Vault) chunkID(p []byte) chunk.ID {
 	h := v.hashers.Get().(*chunk.Hasher)
 	id := h.Sum(p)

@@ -106,6 +106,16 @@ func (d *daemonState) Vault() metrics.VaultState {
 	return s
 }
 
+// lastAttempt is when the newest pull of a source began.
+func (d *daemonState) lastAttempt(source string) (time.Time, bool) {
+	for _, s := range d.Sources() {
+		if s.Name == source {
+			return s.LastAttempt, !s.LastAttempt.IsZero()
+		}
+	}
+	return time.Time{}, false
+}
+
 // begun implements pullObserver.
 func (d *daemonState) begun(source string, at time.Time) { d.Attempt(source, at) }
 

@@ -12,6 +12,7 @@ import (
 	"github.com/holdfast-vault/holdfast/immutability/durable"
 	"github.com/holdfast-vault/holdfast/vault"
 	"github.com/holdfast-vault/holdfast/vault/door"
+	"github.com/holdfast-vault/holdfast/vault/keys"
 )
 
 // host is a process that has a vault open: the daemon, or a command that runs by itself.
@@ -56,10 +57,18 @@ func (a *app) runVerb(ctx context.Context, v *verb, args []string) error {
 		return nil
 	}
 	h, err := a.open(ctx, dir, v.access)
+	damaged := err
+	if err != nil && v.lookAnyway && !errors.Is(err, durable.ErrLocked) && !errors.Is(err, keys.ErrWrongIdentity) {
+		h, err = a.open(ctx, dir, readAccess)
+	}
 	if err != nil {
 		return err
 	}
 	code := v.command(h)(ctx, &view{v: h.v}, args, a.io())
+	if damaged != nil {
+		report(a.err, fmt.Errorf("the vault can only be read: %w", damaged))
+		code = exitDamage
+	}
 	if err := h.v.Close(); err != nil {
 		return errors.Join(fmt.Errorf("closing the vault: %w", err), &exitError{code: worse(code, exitFailed)})
 	}
@@ -115,9 +124,21 @@ func explainOpen(dir string, err error) error {
 		if h, ok := lockHolder(dir); ok && h.PID > 0 {
 			who = fmt.Sprintf("process %d", h.PID)
 		}
-		return fmt.Errorf("vault %q: %s is writing to it; wait until it has ended; one process writes to a vault at a time", dir, who)
+		return &exitError{exitFailed, fmt.Errorf("vault %q: %w", dir, &busyError{who, err})}
 	case errors.Is(err, os.ErrPermission):
 		return fmt.Errorf("%w; run this as the vault's user, or as root", err)
 	}
 	return err
 }
+
+// busyError says who is in the way; the lock's own error stays in the chain.
+type busyError struct {
+	who string
+	err error
+}
+
+func (e *busyError) Error() string {
+	return e.who + " is writing to it; wait until it has ended; one process writes to a vault at a time"
+}
+
+func (e *busyError) Unwrap() error { return e.err }

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -185,21 +186,42 @@ func (a *app) reportInit(dir, id, unlockFile, recoveryOut, verifier string, p le
 	fmt.Fprintf(a.out, "Next: holdfast source add NAME sftp://USER@HOST/PATH --vault %s\n", dir)
 }
 
-// vaultID reads the ID of the vault in dir without opening it.
+// vaultID reads the ID of the vault in dir without opening it: from vault.json or, if that is damaged, from the ledger's
+// first record, which repeats it. Which of them is wrong is for check to say.
 func vaultID(dir string) (string, error) {
 	b, err := os.ReadFile(filepath.Join(dir, "vault.json"))
 	if errors.Is(err, fs.ErrNotExist) {
-		return "", fmt.Errorf("%q is not a vault (no vault.json in it); give the right directory with --vault, or make one with: holdfast init --vault DIR", dir)
-	}
-	if err != nil {
-		return "", fmt.Errorf("vault: %w", err)
+		if _, lerr := os.Stat(filepath.Join(dir, "ledger")); lerr != nil {
+			return "", fmt.Errorf("%q is not a vault (no vault.json in it); give the right directory with --vault, or make one with: holdfast init --vault DIR", dir)
+		}
+	} else if err != nil {
+		return "", fmt.Errorf("vault: %w; run this as the vault's user, or as root", err)
 	}
 	var i vault.Identity
-	if err := json.Unmarshal(b, &i); err != nil || len(i.Vault) != 32 || strings.Trim(i.Vault, "0123456789abcdef") != "" {
-		return "", fmt.Errorf("vault %q: vault.json is damaged; its content also stands in the first line of ledger/000001.jsonl", dir)
+	if json.Unmarshal(b, &i) == nil && validID(i.Vault) {
+		if i.Format > vault.Format {
+			return "", fmt.Errorf("vault %q: format %d was written by a newer release of holdfast; this one knows up to %d: update it", dir, i.Format, vault.Format)
+		}
+		return i.Vault, nil
 	}
-	if i.Format > vault.Format {
-		return "", fmt.Errorf("vault %q: format %d was written by a newer release of holdfast; this one knows up to %d: update it", dir, i.Format, vault.Format)
+	if id := ledgerID(dir); id != "" {
+		return id, nil
 	}
-	return i.Vault, nil
+	return "", &exitError{exitDamage, fmt.Errorf("vault %q: vault.json is damaged, and so is the ledger's first record, which repeats it; take a copy of the vault before you do anything else", dir)}
+}
+
+func validID(id string) bool { return len(id) == 32 && strings.Trim(id, "0123456789abcdef") == "" }
+
+func ledgerID(dir string) string {
+	f, err := os.Open(filepath.Join(dir, "ledger", "000001.jsonl"))
+	if err != nil {
+		return ""
+	}
+	defer f.Close()
+	line, _ := bufio.NewReader(io.LimitReader(f, 1<<20)).ReadBytes('\n')
+	var r ledger.Record
+	if json.Unmarshal(line, &r) != nil || r.Init == nil || !validID(r.Init.Vault) {
+		return ""
+	}
+	return r.Init.Vault
 }

@@ -15,7 +15,7 @@ import (
 
 func verbCheck() *verb {
 	return &verb{
-		use: "check [--read-data]", short: "Verify the vault", access: writeAccess,
+		use: "check [--read-data]", short: "Verify the vault", access: writeAccess, lookAnyway: true,
 		long: `Verify ledger, checkpoint, manifests, catalogs and packs; with --read-data every byte of every
 pack. Names what is damaged and which files of which snapshots that touches. A wrong index is
 rebuilt and is no damage: it is a cache.`,

@@ -60,6 +60,9 @@ where it was when it is started again. What could not be had makes the snapshot 
 	}
 }
 
+// noLockAsked leaves the lock to source and policy.
+var noLockAsked ledger.Lock
+
 // pullRequest is one source to pull and what the caller asked for it.
 type pullRequest struct {
 	source     config.Source

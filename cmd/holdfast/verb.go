@@ -27,6 +27,7 @@ type verb struct {
 	use, short, long string
 	min, max         int // positional arguments; max < 0 means any number
 	access           access
+	lookAnyway       bool // if the vault cannot be opened for writing, it is opened for reading
 	door             bool // offered to users at the door, not only to the local command line
 	flags            func(*pflag.FlagSet)
 	// prepare runs where the user is, before the arguments travel: it makes paths absolute.
