@@ -20,7 +20,8 @@ type Encoder struct {
 func NewEncoder() *Encoder {
 	z, err := zstd.NewWriter(nil, zstd.WithEncoderLevel(zstd.SpeedDefault), zstd.WithEncoderConcurrency(1),
 		zstd.WithEncoderCRC(false), // the tag of the frame does more
-		zstd.WithWindowSize(MaxPayload), zstd.WithSingleSegment(true))
+		zstd.WithWindowSize(BlockTarget), // more costs memory for each worker and gains next to nothing
+		zstd.WithSingleSegment(true))
 	if err != nil {
 		panic("pack: internal error: " + err.Error()) // the options are constants
 	}

@@ -160,6 +160,16 @@ func TestPackKeepsTheOrderOfAppendWhateverTheNumbers(t *testing.T) {
 	holds(t, written(t, true, blocks...), blocks...)
 }
 
+func TestLargestBlocksComeBack(t *testing.T) {
+	full := blockOf(0, text(MaxPayload))
+	many := testBlock{number: 1, payload: text(MaxChunks), chunks: make([]Chunk, MaxChunks)}
+	for i := range many.chunks {
+		many.chunks[i] = Chunk{ID: chunk.ID{byte(i), byte(i >> 8)}, Offset: uint32(i), Size: 1}
+	}
+	blocks := []testBlock{full, many, blockOf(2, noise(1, MaxPayload))}
+	holds(t, written(t, true, blocks...), blocks...)
+}
+
 func TestEmptyPackIsRefused(t *testing.T) {
 	if _, err := begin(t, new(memory), true).Finish(); err == nil {
 		t.Fatal("a pack without a block was finished")
