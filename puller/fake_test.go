@@ -210,7 +210,7 @@ func (c *connection) Readlink(ctx context.Context, path string) (string, error) 
 }
 
 // pieceBytes is how much a fake read delivers at once.
-const pieceBytes = 1 << 20
+const pieceBytes = 256 << 10
 
 func (c *connection) ReadFile(ctx context.Context, path string, want remote.Attr, from uint64, w io.Writer) (remote.Read, error) {
 	var read remote.Read

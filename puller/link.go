@@ -228,17 +228,28 @@ func transient(err error) bool {
 	return errors.Is(err, remote.ErrLost) || errors.Is(err, remote.ErrStalled) || errors.Is(err, remote.ErrClosed)
 }
 
+// nonsense says whether an operation was answered against the protocol.
+func nonsense(err error) bool {
+	var protocol *remote.ProtocolError
+	return errors.As(err, &protocol) && !transient(err)
+}
+
 // do runs one operation, again and again while the connection is lost under it. read tells how many bytes the
 // operation has taken so far; nil if it takes none.
 //
 // The last attempt is made alone: whatever ends the connection then is the operation's own doing, as long as the connection
 // answers before and after. It returns a *struckError for such an operation, an *overError when the link has given up, and
-// every other error of the operation as it is.
+// every other error of the operation as it is, an answer against the protocol the second time.
 func (l *link) do(ctx context.Context, read func() uint64, op func(context.Context, Remote) error) error {
+	distrusted := false
 	for strikes := 0; ; {
 		before := tell(read)
 		epoch, err := l.attempt(ctx, strikes >= l.job.Retry.Strikes-1, op)
 		achieved := tell(read) - before
+		if nonsense(err) && !distrusted && ctx.Err() == nil {
+			distrusted = true // once may be a packet cut in the middle; the connection has been closed for it
+			continue
+		}
 		if !transient(err) || ctx.Err() != nil || epoch < 0 {
 			l.work.Add(1 + int64(achieved>>20))
 			return err

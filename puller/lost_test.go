@@ -46,10 +46,10 @@ func TestAConnectionLostNowAndThenLosesNothing(t *testing.T) {
 func TestALargeFileGoesOnWhereTheConnectionWasLost(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newTimedRig(t)
-		r.host.file("big", strings.Repeat("0123456789abcdef", 40<<16))
+		r.host.file("big", strings.Repeat("0123456789abcdef", 10<<16))
 		lost := map[string]bool{}
 		r.host.hook = func(op, path string) error {
-			if op == "piece" && path != "big 0" && strings.HasSuffix(path, "0") && !lost[path] { // every 5 MiB, once each
+			if op == "piece" && path != "big 0" && strings.HasSuffix(path, "0") && !lost[path] { // every 1.25 MiB, once each
 				lost[path] = true
 				return remote.ErrLost
 			}
@@ -57,8 +57,8 @@ func TestALargeFileGoesOnWhereTheConnectionWasLost(t *testing.T) {
 		}
 		result, s := r.pull()
 		s.equals(t, r.host)
-		if result.Stats.ReadBytes != 40<<20 || len(lost) != 7 {
-			t.Errorf("%d bytes for 40 MiB, lost at %v", result.Stats.ReadBytes, lost)
+		if result.Stats.ReadBytes != 10<<20 || len(lost) != 7 {
+			t.Errorf("%d bytes for 10 MiB, lost at %v", result.Stats.ReadBytes, lost)
 		}
 		if s.entries["big"].Flags != 0 {
 			t.Errorf("flags %b", s.entries["big"].Flags)

@@ -87,10 +87,11 @@ func (p *pull) run(ctx context.Context) (Committed, error) {
 		return Committed{}, err
 	}
 	defer func() { _ = p.link.close() }() // reading is over: a connection that does not close well has lost nothing
-	session, err := p.job.Begin(ctx)
+	session, end, err := p.beginSession(ctx)
 	if err != nil {
 		return Committed{}, err
 	}
+	defer end()
 	p.session, p.previous = session, session.Previous()
 	err = p.read(ctx, work)
 	if err == nil {
@@ -108,6 +109,20 @@ func (p *pull) run(ctx context.Context) (Committed, error) {
 		return Committed{}, fmt.Errorf("pull of %q: %w", p.job.Source, err)
 	}
 	return committed, nil
+}
+
+// beginSession opens the session. Its context ends with ctx while it is being opened and with end after that: a pull that
+// is cancelled must still be able to put away what it has.
+func (p *pull) beginSession(ctx context.Context) (_ Session, end context.CancelFunc, err error) {
+	inside, end := context.WithCancel(context.WithoutCancel(ctx))
+	stop := context.AfterFunc(ctx, end)
+	session, err := p.job.Begin(inside)
+	stop()
+	if err != nil {
+		end()
+		return nil, nil, err
+	}
+	return session, end, nil
 }
 
 // suspend ends the session without a snapshot and gives the error its form.
