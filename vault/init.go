@@ -92,9 +92,14 @@ func Init(ctx context.Context, dir, id string, o InitOptions) (verifier string, 
 		defer real.Close()
 		d = real
 	}
-	return worm.Init(d, o.Clock, worm.InitOptions{
+	verifier, err = worm.Init(d, o.Clock, worm.InitOptions{
 		Vault: id, Identity: append(identity, '\n'), Keyring: ring.Sealed(), Policy: o.Policy,
 	})
+	if err != nil {
+		return "", err
+	}
+	// Not needed: Begin makes it as well. But a vault shows from the first day where everything goes.
+	return verifier, durable.MkdirAll(d, "sessions", 0o700)
 }
 
 func emptyDir(dir string) (*durable.Dir, error) {
