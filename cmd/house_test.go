@@ -84,6 +84,7 @@ var unreachable = []arrow{
 var forTests = map[string]string{
 	"immutability/durable/crashdisk":   "a disk that fails",
 	"immutability/durable/durabletest": "the conformance kit of disks",
+	"immutability/ledger/killpoint":    "a process that is killed at a chosen operation",
 	"vault/restore/restoretest":        "a source of entries in memory",
 	"puller/hostile":                   "a server that lies",
 	"puller/sshdtest":                  "a real sshd",

@@ -259,9 +259,9 @@ func (r *reader) sourceName(s placedSource) {
 	}
 }
 
-func (raw rawSource) who() string { return who("source", raw.Name) }
+func (r rawSource) who() string { return who("source", r.Name) }
 
-func (raw rawUser) who() string { return who("user", raw.Name) }
+func (r rawUser) who() string { return who("user", r.Name) }
 
 func who(kind string, name value) string {
 	if !name.set {

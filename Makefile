@@ -1,0 +1,102 @@
+# make test      all checks and all tests, with the tools that they need installed first (Debian; root or sudo)
+# make build     bin/holdfast, one static file
+# make install   program, unit, user and directories (root); DESTDIR and PREFIX as usual
+# make million   a million entries pulled, listed and restored, with the peak memory of each
+# make crash-sweep, flip-sweep, power-cuts, fuzz    the long forms of what `make test` samples
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+
+GO          ?= $(or $(shell command -v go),/usr/local/go/bin/go)
+PREFIX      ?= /usr/local
+DESTDIR     ?=
+STATICCHECK ?= honnef.co/go/tools/cmd/staticcheck@v0.8.2
+PACKAGES    ?= ./...
+TIMEOUT     ?= 22m
+FUZZTIME    ?= 30s
+CUTS        ?= 500
+
+# sshd is where an ordinary user's PATH does not look.
+export PATH := $(PATH):/usr/sbin:/sbin:$(dir $(GO))
+
+.PHONY: all build install test check vet format lint tools million crash-sweep flip-sweep power-cuts fuzz clean
+
+all: build
+
+build:
+	CGO_ENABLED=0 $(GO) build -trimpath -o bin/holdfast ./cmd/holdfast
+
+install: build
+	install -D -m 0755 bin/holdfast $(DESTDIR)$(PREFIX)/bin/holdfast
+	install -d $(DESTDIR)$(PREFIX)/lib/systemd/system
+	sed 's#/usr/local/bin/holdfast#$(PREFIX)/bin/holdfast#' systemd/holdfast.service > $(DESTDIR)$(PREFIX)/lib/systemd/system/holdfast.service
+	chmod 0644 $(DESTDIR)$(PREFIX)/lib/systemd/system/holdfast.service
+	install -D -m 0644 systemd/holdfast.sysusers $(DESTDIR)$(PREFIX)/lib/sysusers.d/holdfast.conf
+	install -D -m 0644 systemd/holdfast.tmpfiles $(DESTDIR)$(PREFIX)/lib/tmpfiles.d/holdfast.conf
+	install -D -m 0644 holdfast.example.yaml $(DESTDIR)$(PREFIX)/share/doc/holdfast/holdfast.example.yaml
+	@echo "then: systemd-sysusers && systemd-tmpfiles --create && systemctl daemon-reload (docs/OPERATIONS.md goes on from there)"
+
+# The tests come last, so that what is read at the end is what they say.
+test: tools check
+	HOLDFAST_REQUIRE_ALL=1 $(GO) test -race -timeout $(TIMEOUT) $(PACKAGES)
+
+check: format vet lint
+
+format:
+	@bad=$$("$$($(GO) env GOROOT)/bin/gofmt" -l .); test -z "$$bad" || { echo "not formatted by gofmt:"; echo "$$bad"; exit 1; }
+
+vet:
+	$(GO) vet $(PACKAGES)
+
+lint:
+	$(GO) run $(STATICCHECK) $(PACKAGES)
+
+# Program and Debian package of everything that the tests talk to.
+TOOLS := sshd:openssh-server ssh:openssh-client sftp:openssh-client ssh-keygen:openssh-client prometheus:prometheus \
+         promtool:prometheus systemd-analyze:systemd systemd-sysusers:systemd jq:jq rsync:rsync git:git gcc:gcc
+
+tools:
+	@missing=""; \
+	for tool in $(TOOLS); do \
+		command -v "$${tool%%:*}" >/dev/null || missing="$$missing $${tool##*:}"; \
+	done; \
+	if command -v gcc >/dev/null && ! printf '#include <stdlib.h>\n' | gcc -E - >/dev/null 2>&1; then missing="$$missing libc6-dev"; fi; \
+	case "$$missing" in *gcc*) missing="$$missing libc6-dev";; esac; \
+	if [ -z "$$missing" ]; then exit 0; fi; \
+	missing=$$(printf '%s\n' $$missing | sort -u | tr '\n' ' '); \
+	if ! command -v apt-get >/dev/null; then echo "make test needs what Debian calls: $$missing"; exit 1; fi; \
+	sudo=""; if [ "$$(id -u)" -ne 0 ]; then sudo="sudo"; fi; \
+	echo "installing what the tests need: $$missing"; \
+	$$sudo apt-get update -q; \
+	$$sudo env DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends $$missing
+
+# $(call sweep,PATTERN,PACKAGES,ENVIRONMENT) runs tests by name and fails when no test has such a name.
+define sweep
+	out=$$(mktemp); trap 'rm -f "$$out"' EXIT; \
+	env $(3) $(GO) test -v -count=1 -timeout 12h -run '$(1)' $(2) | tee "$$out" | grep -v 'no test' ; \
+	grep -q '^--- PASS' "$$out" || { echo "no test passed that is called $(1)"; exit 1; }
+endef
+
+million:
+	$(call sweep,Million,./...,HOLDFAST_MILLION=1)
+
+crash-sweep:
+	$(call sweep,Cut|Crash,./vault/... ./immutability/...,HOLDFAST_SWEEP=full)
+
+flip-sweep:
+	$(call sweep,Flip,./vault/... ./immutability/...,HOLDFAST_SWEEP=full)
+
+# A real kernel that loses what was not synced: loop devices, so root.
+power-cuts:
+	$(call sweep,RealKernel,./immutability/durable/...,HOLDFAST_LOOP_TEST=$(CUTS))
+
+# Every fuzz target in turn, FUZZTIME each.
+fuzz:
+	@for package in $$($(GO) list $(PACKAGES)); do \
+		for target in $$($(GO) test -list '^Fuzz' "$$package" | grep '^Fuzz' || true); do \
+			echo "$$package $$target"; \
+			$(GO) test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) -fuzzminimizetime 10s "$$package"; \
+		done; \
+	done
+
+clean:
+	rm -rf bin
