@@ -49,7 +49,13 @@ func (s *Server) serve(ctx context.Context, l net.Listener, admit admission) err
 	var wg sync.WaitGroup
 	g, n := &gate{max: s.cfg.Limits.HalfOpen}, &counts{}
 	err := s.acceptAll(ctx, l, func(c net.Conn) {
-		wg.Go(func() { s.one(ctx, work, c, g, n, admit) })
+		place := g.enter(c) // in the order of arrival: the newest is the last to make room
+		wg.Go(func() {
+			defer c.Close()
+			if conn := s.letIn(ctx, c, admit, func() bool { return g.leave(place) }); conn != nil {
+				s.attend(ctx, work, conn, n)
+			}
+		})
 	})
 	timer := time.AfterFunc(s.cfg.Limits.Grace, kill)
 	defer timer.Stop()
@@ -88,30 +94,37 @@ func (s *Server) acceptAll(ctx context.Context, l net.Listener, start func(net.C
 	}
 }
 
-// one serves one connection from its first byte to its last.
-func (s *Server) one(ctx, work context.Context, c net.Conn, g *gate, n *counts, admit admission) {
-	defer c.Close()
-	place := g.enter(c)
-	unwatch := context.AfterFunc(ctx, func() { c.Close() }) // nobody is let in any more
+// letIn runs the handshake under its deadline. leave gives the place at the gate back and says whether it was still
+// ours. The result is nil for a connection that is not let in.
+func (s *Server) letIn(ctx context.Context, c net.Conn, admit admission, leave func() bool) *connection {
+	unwatch := context.AfterFunc(ctx, func() { c.Close() }) // nobody is let in once the server stops
 	c.SetDeadline(time.Now().Add(s.cfg.Limits.Handshake))
 	conn, err := admit(c)
-	stayed := g.leave(place)
-	running := unwatch()
-	switch {
+	stayed := leave()
+	switch running := unwatch(); {
 	case err != nil && !stayed:
 		s.refused(c, fmt.Errorf("made room for others: %w", err))
+		return nil
 	case err != nil:
 		s.refused(c, err)
+		return nil
 	case !running:
 		conn.turnAway()
-	case !n.add(conn.user.Name, s.cfg.Limits):
-		s.refused(c, fmt.Errorf("user %q: too many connections", conn.user.Name))
-		conn.turnAway()
-	default:
-		defer n.remove(conn.user.Name)
-		c.SetDeadline(time.Time{})
-		conn.serve(ctx, work)
+		return nil
 	}
+	c.SetDeadline(time.Time{})
+	return conn
+}
+
+// attend serves a connection that was let in, if there is room.
+func (s *Server) attend(ctx, work context.Context, conn *connection, n *counts) {
+	if !n.add(conn.user.Name, s.cfg.Limits) {
+		s.refused(conn.raw, fmt.Errorf("user %q: too many connections", conn.user.Name))
+		conn.turnAway()
+		return
+	}
+	defer n.remove(conn.user.Name)
+	conn.serve(ctx, work)
 }
 
 // turnAway ends a connection that has just been let in.
