@@ -10,6 +10,7 @@ import (
 	"io/fs"
 	"math"
 	"slices"
+	"sync"
 
 	"github.com/RoaringBitmap/roaring/v2"
 	"github.com/holdfast-vault/holdfast/immutability/clock"
@@ -148,12 +149,16 @@ func (s *Store) hash(ctx context.Context, name string) (sum string, size int64, 
 	}
 	defer f.Close()
 	h := sha256.New()
-	size, err = io.CopyBuffer(h, contextReader{ctx, f}, make([]byte, 256<<10))
+	buf := buffers.Get().(*[]byte)
+	defer buffers.Put(buf)
+	size, err = io.CopyBuffer(h, contextReader{ctx, f}, *buf)
 	if err != nil {
 		return "", 0, fmt.Errorf("read %s: %w", name, err)
 	}
 	return hex.EncodeToString(h.Sum(nil)), size, nil
 }
+
+var buffers = sync.Pool{New: func() any { b := make([]byte, 256<<10); return &b }}
 
 type contextReader struct {
 	ctx context.Context

@@ -96,7 +96,7 @@ func Open(d durable.Disk, src clock.Source, o Options) (*Store, error) {
 	if s.clock, err = open(d, clockFile, src, s.state.newest); err != nil {
 		return nil, errors.Join(err, l.Close())
 	}
-	if err := s.clock.Found(); err != nil {
+	if err := s.clock.Found(); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		s.found = append(s.found, Damage{What: clockFile, Detail: err.Error()})
 	}
 	if !o.ReadOnly {
