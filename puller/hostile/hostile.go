@@ -68,6 +68,7 @@ type Server struct {
 	quit     chan struct{}
 	tree     *tree
 	number   atomic.Int64 // connections accepted
+	requests atomic.Int64 // SFTP requests received
 
 	mu        sync.Mutex // guards what follows
 	behaviour Behaviour
@@ -140,6 +141,9 @@ func (s *Server) Close() {
 	s.mu.Unlock()
 	s.work.Wait()
 }
+
+// Requests is how many SFTP requests have come.
+func (s *Server) Requests() int { return int(s.requests.Load()) }
 
 // Connections is how many connections were made to the server.
 func (s *Server) Connections() int { return int(s.number.Load()) }

@@ -253,6 +253,16 @@ func readingRows() []Behaviour {
 			r.length = min(r.length, 10-uint32(r.offset))
 			s.honest(r)
 		})},
+		{Name: "read-gap", Does: "says that a file ends early, and gives what lies behind all the same", Outcome: Partial, answer: on(fxRead, func(s *session, r request) {
+			if r.offset < 200<<10 {
+				if r.offset > 0 {
+					s.status(r.id, eof)
+					return
+				}
+				r.length = min(r.length, 100)
+			}
+			s.honest(r)
+		})},
 		{Name: "read-silent", Does: "never answers READ", Outcome: Partial, answer: on(fxRead, silence)},
 		{Name: "read-refused", Does: "answers READ with failure", Outcome: Partial, answer: on(fxRead, func(s *session, r request) { s.status(r.id, failure) })},
 		{Name: "read-names", Does: "answers READ with names", Outcome: Partial, answer: on(fxRead, func(s *session, r request) { s.names(r.id, named("x")) })},

@@ -88,6 +88,7 @@ func (s *session) run() {
 			return
 		}
 		s.asked++
+		s.conn.server.requests.Add(1)
 		if s.conn.is.answer != nil && s.conn.is.answer(s, r) {
 			continue
 		}

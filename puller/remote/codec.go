@@ -11,7 +11,6 @@ import (
 //	uint32 length | byte type | uint32 id | body        length counts type, id and body
 const (
 	packetClose    = 4
-	packetLstat    = 7
 	packetOpendir  = 11
 	packetReaddir  = 12
 	packetRealpath = 16
@@ -31,11 +30,6 @@ const (
 	statusEOF
 	statusNoSuchFile
 	statusPermissionDenied
-	statusFailure
-	statusBadMessage
-	statusNoConnection
-	statusConnectionLost
-	statusUnsupported
 )
 
 // Flags of the attributes.

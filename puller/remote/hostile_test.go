@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"net"
 	"runtime"
 	"runtime/metrics"
@@ -21,13 +22,17 @@ import (
 )
 
 // behavioursMin is the number of hostile behaviours that are known to be survived. It only ever grows.
-const behavioursMin = 128
+const behavioursMin = 160
 
 // Every behaviour has so long; a pull that is not over by then hangs.
 const rowDeadline = 60 * time.Second
 
 // heapMax is far above what these small trees need, and far below what a flood would take.
 const heapMax = 256 << 20
+
+// requestsMax is what the longest row needs, and no more: a client that asks again and again for what it is not given makes hundreds of
+// thousands.
+const requestsMax = 5000
 
 func hostileConfig(addr string, key ssh.PublicKey) remote.Config {
 	host, port, _ := net.SplitHostPort(addr)
@@ -77,6 +82,9 @@ func hostileRow(t *testing.T, b hostile.Behaviour) {
 	if ctx.Err() != nil {
 		t.Errorf("did not end within %v: %v", rowDeadline, w.trouble)
 	}
+	if n := server.Requests(); n > requestsMax {
+		t.Errorf("%d requests for a few dozen files", n)
+	}
 	judge(t, b, w)
 	server.Close()
 	stopWatching()
@@ -99,6 +107,9 @@ func judge(t *testing.T, b hostile.Behaviour, w *walk) {
 		if b.Outcome != hostile.Lost && w.links[path] != target {
 			t.Errorf("%q points to %q", path, w.links[path])
 		}
+	}
+	if len(w.fooled) > 0 {
+		t.Errorf("let through: %v", w.fooled)
 	}
 	if whole := len(w.trouble) == 0; whole != (b.Outcome == hostile.Whole) {
 		t.Errorf("expected %v, met %q", b.Outcome, w.trouble)
@@ -141,13 +152,14 @@ func watchHeap(t *testing.T) (stop func()) {
 	}
 }
 
-// walk is a plain puller: one thing after the other, three tries each.
+// walk is a plain puller: one thing after the other, three tries each, two where it stalls.
 type walk struct {
 	config  remote.Config
 	source  *remote.Source
 	files   map[string][]byte
 	links   map[string]string
 	trouble []error
+	fooled  []string // what no caller may ever see
 }
 
 func newWalk(c remote.Config) *walk {
@@ -173,9 +185,12 @@ func (w *walk) run(ctx context.Context, root string) {
 // try repeats what may be repeated.
 func (w *walk) try(ctx context.Context, f func() error) bool {
 	var err error
-	for range 3 {
+	for strikes := 0; strikes < 3; strikes++ {
 		if err = f(); err == nil {
 			return true
+		}
+		if errors.Is(err, remote.ErrStalled) {
+			strikes++ // this path's own doing
 		}
 		if !errors.Is(err, remote.ErrLost) && !errors.Is(err, remote.ErrStalled) || ctx.Err() != nil {
 			break
@@ -191,6 +206,11 @@ func (w *walk) directory(ctx context.Context, path string) {
 		var problems []remote.NameProblem
 		var err error
 		entries, problems, err = w.source.ReadDir(ctx, path)
+		for i := 1; i < len(entries); i++ {
+			if entries[i-1].Name >= entries[i].Name {
+				w.fooled = append(w.fooled, fmt.Sprintf("%.60q twice or out of order in %q", entries[i].Name, path))
+			}
+		}
 		if err == nil && len(problems) > 0 {
 			err = fmt.Errorf("%d problems, the first: %v", len(problems), problems[0])
 		}
@@ -207,6 +227,9 @@ func (w *walk) directory(ctx context.Context, path string) {
 
 func (w *walk) entry(ctx context.Context, dir string, e remote.Entry) {
 	path := remote.Join(dir, e.Name)
+	if e.Name == "" || e.Name == "." || e.Name == ".." || strings.ContainsAny(e.Name, "/\x00") || len(e.Name) > 1024 || e.Size > math.MaxInt64 {
+		w.fooled = append(w.fooled, fmt.Sprintf("%.60q in %q, %d bytes", e.Name, dir, e.Size))
+	}
 	switch e.Kind {
 	case remote.Directory:
 		w.directory(ctx, path)

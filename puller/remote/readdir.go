@@ -226,29 +226,29 @@ func (l *listing) answer(a answer) (over bool, err error) {
 
 // row checks one name.
 func (l *listing) row(n name) error {
-	limits := l.source.config.Limits
+	limits, text := l.source.config.Limits, string(n.raw)
 	l.seen++
 	if l.seen > limits.EntriesPerDirectory+2 { // "." and ".." are free
 		return &LimitError{What: "entries of one directory", Path: l.path, Limit: int64(limits.EntriesPerDirectory), Got: int64(l.seen)}
 	}
-	if string(n.raw) == "." || string(n.raw) == ".." {
+	if text == "." || text == ".." {
 		return nil
 	}
 	if total := l.source.entries.Add(1); total > int64(limits.Entries) {
 		return &LimitError{What: "entries of the source", Path: l.path, Limit: int64(limits.Entries), Got: total}
 	}
-	why := badName(string(n.raw))
-	if why == "" && len(l.path)+1+len(n.raw) > limits.PathBytes {
+	why := badName(text)
+	if why == "" && len(l.path)+1+len(text) > limits.PathBytes {
 		why = fmt.Sprintf("its path is longer than %d bytes", limits.PathBytes)
 	}
 	if why == "" {
 		why = n.why
 	}
 	if why != "" {
-		l.problem(string(n.raw), why)
+		l.problem(text, why)
 		return nil
 	}
-	l.entries = append(l.entries, Entry{Name: string(n.raw), Attr: n.attr})
+	l.entries = append(l.entries, Entry{Name: text, Attr: n.attr})
 	return nil
 }
 

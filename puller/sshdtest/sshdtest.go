@@ -164,13 +164,17 @@ func (s *Server) config(o Options, target string) string {
 	if subsystem == "" {
 		subsystem = "internal-sftp"
 	}
+	pam := "no"
+	if os.Geteuid() != 0 {
+		pam = "yes" // without the right to read /etc/shadow sshd takes every account for locked; PAM has a helper for that
+	}
 	lines := append([]string{}, o.Config...)
 	lines = append(lines,
 		"ListenAddress 127.0.0.1", "Port "+port, "PidFile none",
 		"HostKey "+filepath.Join(s.Dir, "host_ed25519"), "HostKey "+filepath.Join(s.Dir, "host_ecdsa"),
 		"AuthorizedKeysFile "+filepath.Join(s.Dir, "authorized_keys"), "StrictModes no",
 		"PasswordAuthentication no", "KbdInteractiveAuthentication no", "PermitRootLogin prohibit-password",
-		"UsePAM no", "UseDNS no", "PrintMotd no", "LogLevel VERBOSE", "MaxStartups 100:30:200",
+		"UsePAM "+pam, "UseDNS no", "PrintMotd no", "LogLevel VERBOSE", "MaxStartups 100:30:200",
 		"Subsystem sftp "+subsystem)
 	return strings.Join(lines, "\n") + "\n"
 }
