@@ -431,3 +431,26 @@ func TestLeftoversOfARebuildAreSwept(t *testing.T) {
 	}
 	wantFresh(t, mustOpen(t, dir), "there was none")
 }
+
+func TestLostChunksAreNoticedByTheirNumber(t *testing.T) {
+	dir := t.TempDir()
+	x := mustOpen(t, dir)
+	mustAdd(t, x, 1, packOf(1, 0, 1000))
+	// A table or a log lost an entry, and Badger does not say so.
+	wb := x.db.NewWriteBatch()
+	if err := errors.Join(wb.Delete(appendChunkKey(nil, idOf(5))), wb.Flush()); err != nil {
+		t.Fatal(err)
+	}
+	if err := x.WarmFilter(t.Context()); !isDamage(err) {
+		t.Fatalf("warming the filter: %v", err)
+	}
+	if x.FilterBytes() != 0 {
+		t.Fatal("a filter of what is left is in use")
+	}
+	x.harm.Store(nil)
+	if err := x.Verify(t.Context()); !isDamage(err) {
+		t.Fatalf("verify: %v", err)
+	}
+	mustClose(t, x)
+	wantFresh(t, mustOpen(t, dir), "1000 chunks were added")
+}
