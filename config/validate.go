@@ -146,7 +146,7 @@ func (r *reader) policy(p *page, raw rawLock) {
 	}
 	switch {
 	case l.Max > MaxLockFor:
-		r.bad(p, raw.Max.at, "lock.max is %s: an automatic lock is %s at most, extend single snapshots beyond that", FormatDuration(l.Max), FormatDuration(MaxLockFor))
+		r.bad(p, raw.Max.at, "lock.max is %s: an automatic lock is %s at most", FormatDuration(l.Max), FormatDuration(MaxLockFor))
 	case l.Min > l.Max:
 		r.bad(p, first(raw.Min, raw.Max), "lock.min (%s) is longer than lock.max (%s)", FormatDuration(l.Min), FormatDuration(l.Max))
 	case l.For < l.Min || l.For > l.Max:
