@@ -312,7 +312,7 @@ func nuisanceRows() []Behaviour {
 		{Name: "channel-requests", Does: "sends requests on the channel for ever", Outcome: Whole, request: func(c *conn, ch ssh.Channel, r *ssh.Request) bool {
 			if r.Type == "subsystem" {
 				c.work.Go(func() {
-					for range 20000 {
+					for range 5000 {
 						if _, err := ch.SendRequest("window-change", false, pattern(16, 2)); err != nil {
 							return
 						}

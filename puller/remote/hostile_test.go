@@ -68,7 +68,11 @@ func hostileRow(t *testing.T, b hostile.Behaviour) {
 	defer cancel()
 	done := make(chan *walk, 1)
 	go func() {
-		w := newWalk(hostileConfig(addr, key))
+		config := hostileConfig(addr, key)
+		if b.Outcome == hostile.Whole {
+			config.Limits.OpTimeout = 10 * time.Second // a busy machine is not to be taken for a stalled server
+		}
+		w := newWalk(config)
 		w.run(ctx, hostile.Root)
 		done <- w
 	}()
@@ -174,11 +178,13 @@ func (w *walk) run(ctx context.Context, root string) {
 	}
 	defer source.Close()
 	w.source = source
-	attr, err := source.Lstat(ctx, root)
-	if err != nil || attr.Kind != remote.Directory {
-		w.trouble = append(w.trouble, fmt.Errorf("root is a %v: %w", attr.Kind, err))
-		return
-	}
+	w.try(ctx, func() error {
+		attr, err := source.Lstat(ctx, root)
+		if err == nil && attr.Kind != remote.Directory {
+			err = fmt.Errorf("root is a %v", attr.Kind)
+		}
+		return err
+	})
 	w.directory(ctx, root)
 }
 
