@@ -42,6 +42,9 @@ func foundAgain(a, b []byte, chunks func([]byte, func([]byte))) float64 {
 
 // A library of good repute is the measure: an edited copy is found again as well as there, or better.
 func TestEditedCopyIsFoundAgainAsWellAsByAKnownSplitter(t *testing.T) {
+	if testing.Short() {
+		t.Skip("64 MiB are cut four times")
+	}
 	a := noise(11, 64<<20)
 	b := edited(a, 12)
 	s := NewSplitter(keyFrom(5))

@@ -19,7 +19,7 @@ type Encoder struct {
 // NewEncoder returns an Encoder.
 func NewEncoder() *Encoder {
 	z, err := zstd.NewWriter(nil, zstd.WithEncoderLevel(zstd.SpeedDefault), zstd.WithEncoderConcurrency(1),
-		zstd.WithEncoderCRC(false), // the tag of the frame does more
+		zstd.WithEncoderCRC(false),       // the tag of the frame does more
 		zstd.WithWindowSize(BlockTarget), // more costs memory for each worker and gains next to nothing
 		zstd.WithSingleSegment(true))
 	if err != nil {

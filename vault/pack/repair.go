@@ -103,10 +103,11 @@ type mender struct {
 
 	cells []byte   // room for one row
 	row   [][]byte // the cells of the row last loaded
+	whole int      // the row whose lost cells have been computed and still stand in cells, or -1
 }
 
 func newMender(r io.ReaderAt, t tail) (*mender, error) {
-	m := &mender{r: r, tail: t, lost: make([]bool, t.cells())}
+	m := &mender{r: r, tail: t, lost: make([]bool, t.cells()), whole: -1}
 	table := make([]byte, t.tableSize())
 	for _, at := range []int64{t.tableAt(), t.secondTableAt()} {
 		readWhatCan(r, table, at)
@@ -162,6 +163,9 @@ func (m *mender) survey() error {
 }
 
 func (m *mender) load(shard, row int) []byte {
+	if row != m.whole {
+		m.whole = -1
+	}
 	cell := m.cells[int64(shard)*m.tail.cell:][:m.tail.rowBytes(row)]
 	off, stored := m.tail.cellAt(shard, row)
 	clear(cell[stored:])
@@ -217,6 +221,19 @@ func (m *mender) cell(shard, row int) ([]byte, error) {
 		}
 		return cell, nil
 	}
+	if m.whole != row {
+		if err := m.reconstruct(row); err != nil {
+			return nil, damage(where, "it cannot be reconstructed: %v", err)
+		}
+	}
+	if !m.intact(shard, row) {
+		return nil, damage(where, "what was reconstructed does not match its checksum")
+	}
+	return m.row[shard], nil
+}
+
+// reconstruct computes all lost cells of a row from the others.
+func (m *mender) reconstruct(row int) error {
 	for s := range m.row {
 		if m.lost[s*m.tail.rows()+row] {
 			m.row[s] = m.cells[int64(s)*m.tail.cell:][:0:m.tail.rowBytes(row)] // empty means lost; its room is used
@@ -225,12 +242,10 @@ func (m *mender) cell(shard, row int) ([]byte, error) {
 		m.load(s, row)
 	}
 	if err := m.coder.Reconstruct(m.row); err != nil {
-		return nil, damage(where, "it cannot be reconstructed: %v", err)
+		return err
 	}
-	if !m.intact(shard, row) {
-		return nil, damage(where, "what was reconstructed does not match its checksum")
-	}
-	return m.row[shard], nil
+	m.whole = row
+	return nil
 }
 
 func writeAll(w io.Writer, parts ...[]byte) error {
