@@ -2,7 +2,7 @@
 # make build     bin/holdfast, one static file
 # make install   program, unit, user and directories (root); DESTDIR and PREFIX as usual
 # make million   a million entries pulled, listed and restored, with the peak memory of each
-# make crash-sweep, flip-sweep, power-cuts, fuzz    the long forms of what `make test` samples
+# make crash-sweep, kill-sweep, flip-sweep, power-cuts, fuzz    the long forms of what `make test` samples
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 
@@ -18,7 +18,7 @@ CUTS        ?= 500
 # sshd is where an ordinary user's PATH does not look.
 export PATH := $(PATH):/usr/sbin:/sbin:$(dir $(GO))
 
-.PHONY: all build install test check vet format lint tools million crash-sweep flip-sweep power-cuts fuzz clean
+.PHONY: all build install test check vet format lint tools million crash-sweep kill-sweep flip-sweep power-cuts fuzz clean
 
 all: build
 
@@ -81,6 +81,9 @@ million:
 
 crash-sweep:
 	$(call sweep,Cut|Crash,./vault/... ./immutability/...,HOLDFAST_SWEEP=full)
+
+kill-sweep:
+	$(call sweep,Killed,./cmd/holdfast,HOLDFAST_SWEEP=full)
 
 flip-sweep:
 	$(call sweep,Flip,./vault/... ./immutability/...,HOLDFAST_SWEEP=full)
