@@ -79,6 +79,9 @@ func Decide(h History) []Decision {
 func newest(all []Snapshot) []string {
 	bySource := make(map[string]*marks)
 	for i, s := range all {
+		if s.Unknown {
+			continue // it stays, and does not push out one that can be read
+		}
 		m := bySource[s.Source]
 		if m == nil {
 			m = &marks{complete: -1, clean: -1, both: -1}
