@@ -88,6 +88,17 @@ kill-sweep:
 flip-sweep:
 	$(call sweep,Flip,./vault/... ./immutability/...,HOLDFAST_SWEEP=full)
 
+# A real pull of a real sshd, killed at random moments.
+kill-sweep:
+	$(call sweep,Killed,./cmd/...,HOLDFAST_SWEEP=full)
+
+# /usr/local/go and /usr/share pulled from a real sshd and compared; a few bytes edited in a large file.
+real-trees:
+	$(call sweep,SourceComesBack|SmallEdit,./cmd/...,HOLDFAST_SWEEP=full)
+
+boot:
+	$(call sweep,RealSystemd,./systemd,HOLDFAST_BOOT_TEST=1)
+
 # A real kernel that loses what was not synced: loop devices, so root.
 power-cuts:
 	$(call sweep,RealKernel,./immutability/durable/...,HOLDFAST_LOOP_TEST=$(CUTS))
