@@ -174,7 +174,7 @@ func TestNoDamageToAFileGivesAWrongPlaceOrIsThereForGood(t *testing.T) {
 	}
 	rounds := 1
 	if os.Getenv("HOLDFAST_REQUIRE_ALL") != "" {
-		rounds = 5
+		rounds = 2
 	}
 	for _, clean := range []bool{true, false} {
 		template := damageTemplate(t, clean)

@@ -92,7 +92,7 @@ func (h *home) sort(ctx context.Context, s *sorter, packs iter.Seq2[PackEntries,
 func (h *home) fill(ctx context.Context, s *sorter, marks map[uint32]uint64) (count uint64, err error) {
 	o := badgerOptions(filepath.Join(h.dir, newName), h.o)
 	o.SyncWrites = false        // all of it is synced at the end
-	o.BaseTableSize = 256 << 10 // up to 16 tables are made at once, each 32 times as large
+	o.BaseTableSize = 128 << 10 // up to 16 tables are made at once, each 32 times as large
 	var db *badger.DB
 	if err := guard("open", func() (err error) { db, err = badger.Open(o); return err }); err != nil {
 		return 0, err

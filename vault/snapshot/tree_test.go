@@ -1,13 +1,11 @@
 package snapshot
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io/fs"
 	"reflect"
-	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -18,104 +16,6 @@ import (
 
 	"github.com/holdfast-vault/holdfast/vault/chunk"
 )
-
-// naive is the model: a sorted slice.
-type naive []Entry
-
-func (n naive) sort() naive {
-	slices.SortFunc(n, func(a, b Entry) int { return a.key().compare(b.key()) })
-	return slices.CompactFunc(n, func(a, b Entry) bool { return a.key() == b.key() })
-}
-
-func (n naive) lookup(path string) (Entry, bool) {
-	for _, e := range n {
-		if e.Path() == path {
-			return e, true
-		}
-	}
-	return Entry{}, false
-}
-
-func (n naive) list(dir string) (out []Entry) {
-	for _, e := range n {
-		if e.Parent == dir && e.Name != "" {
-			out = append(out, e)
-		}
-	}
-	slices.SortFunc(out, func(a, b Entry) int { return cmp.Compare(a.Name, b.Name) })
-	return out
-}
-
-// walk sorts the subtree by components, which is another way to say the catalog's order.
-func (n naive) walk(path string) (out []Entry) {
-	for _, e := range n {
-		p := e.Path()
-		if p == path || path == "" || strings.HasPrefix(p, path+"/") {
-			out = append(out, e)
-		}
-	}
-	slices.SortFunc(out, func(a, b Entry) int {
-		return cmp.Or(slices.Compare(strings.Split(a.Parent, "/"), strings.Split(b.Parent, "/")), cmp.Compare(a.Name, b.Name))
-	})
-	if i := slices.IndexFunc(out, func(e Entry) bool { return e.Path() == path }); i > 0 {
-		e := out[i]
-		out = slices.Insert(slices.Delete(out, i, i+1), 0, e)
-	}
-	return out
-}
-
-// uses sums the content; what the catalog itself takes comes on top.
-func (n naive) uses() map[uint32]uint64 {
-	uses := map[uint32]uint64{}
-	for _, e := range n {
-		for _, r := range append(slices.Clone(e.Chunks), e.List...) {
-			uses[r.Pack] += uint64(r.Size)
-		}
-		for _, u := range e.ListPacks {
-			uses[u.Pack] += u.Bytes
-		}
-	}
-	return uses
-}
-
-func collect(t interface{ Fatalf(string, ...any) }, seq func(func(Entry, error) bool)) (out []Entry) {
-	for e, err := range seq {
-		if err != nil {
-			t.Fatalf("%v", err)
-		}
-		out = append(out, e)
-	}
-	return out
-}
-
-func paths(es []Entry) string {
-	var b strings.Builder
-	for _, e := range es {
-		fmt.Fprintf(&b, "%q ", e.Path())
-	}
-	return b.String()
-}
-
-// treeGen draws a source's tree: the root, directories in directories, and entries of every kind.
-func treeGen() *rapid.Generator[naive] {
-	return rapid.Custom(func(t *rapid.T) naive {
-		dirs := []string{""}
-		entries := naive{dirEntry("", "")}
-		for range rapid.IntRange(0, 60).Draw(t, "n") {
-			parent := rapid.SampledFrom(dirs).Draw(t, "parent")
-			name := nameGen().Draw(t, "name")
-			if _, there := entries.lookup(join(parent, name)); there {
-				continue
-			}
-			e := entryGen(parent, name).Draw(t, "entry")
-			entries = append(entries, e)
-			if e.Kind == Directory {
-				dirs = append(dirs, e.Path())
-			}
-		}
-		return entries.sort()
-	})
-}
 
 func TestTreeAgreesWithASortedSlice(t *testing.T) {
 	ctx := context.Background()
@@ -510,52 +410,6 @@ func TestAFileTooLargeForOneEntryIsNamed(t *testing.T) {
 	}
 	if err == nil || !strings.Contains(err.Error(), `"huge"`) {
 		t.Fatal(err)
-	}
-}
-
-// TestMemoryDoesNotGrowWithTheTree walks a tree far larger than what is kept of it.
-func TestMemoryDoesNotGrowWithTheTree(t *testing.T) {
-	const n = 200_000
-	s := newStore()
-	b := NewBuilder(s, testKey)
-	for i := range n {
-		e := fileEntry("d", fmt.Sprintf("%09d-with-a-name-of-some-length", i), i)
-		if err := b.Add(t.Context(), &e); err != nil {
-			t.Fatal(err)
-		}
-	}
-	held := 0
-	for _, l := range b.levels {
-		held += cap(l.body)
-	}
-	if held += cap(b.scratch); held > 4*maxWeight {
-		t.Fatalf("the builder holds %d bytes", held)
-	}
-	root, err := b.Finish(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
-	tree := OpenTree(s, root)
-	var before, now runtime.MemStats
-	runtime.GC()
-	runtime.ReadMemStats(&before)
-	most := uint64(0)
-	i := 0
-	for _, err := range tree.Walk(t.Context(), "") {
-		if err != nil {
-			t.Fatal(err)
-		}
-		if i++; i%50_000 == 0 {
-			runtime.GC()
-			runtime.ReadMemStats(&now)
-			most = max(most, now.HeapAlloc)
-		}
-	}
-	if grown := int64(most) - int64(before.HeapAlloc); grown > 3*cacheBytes {
-		t.Fatalf("a walk holds %d bytes", grown)
-	}
-	if tree.cache.free < 0 {
-		t.Fatalf("the cache is over its limit by %d", -tree.cache.free)
 	}
 }
 
