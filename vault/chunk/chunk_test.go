@@ -97,7 +97,7 @@ func mixed(t *rapid.T, most int) []byte {
 }
 
 func TestFastLoopCutsWhereTheFormulaSays(t *testing.T) {
-	if testing.Short() {
+	if testing.Short() || raceEnabled {
 		t.Skip("the formula is slow")
 	}
 	r := rand.New(rand.NewPCG(1, 2))
@@ -201,6 +201,9 @@ func TestAnotherKeyCutsElsewhere(t *testing.T) {
 }
 
 func TestMeanSizeIsNearNormalSize(t *testing.T) {
+	if raceEnabled {
+		t.Skip("nothing here runs beside anything")
+	}
 	p := noise(5, 96<<20)
 	mean := len(p) / len(cutAll(NewSplitter(keyFrom(9)), p))
 	if mean < 450<<10 || mean > 700<<10 {

@@ -42,7 +42,7 @@ func foundAgain(a, b []byte, chunks func([]byte, func([]byte))) float64 {
 
 // A library of good repute is the measure: an edited copy is found again as well as there, or better.
 func TestEditedCopyIsFoundAgainAsWellAsByAKnownSplitter(t *testing.T) {
-	if testing.Short() {
+	if testing.Short() || raceEnabled {
 		t.Skip("64 MiB are cut four times")
 	}
 	a := noise(11, 64<<20)
