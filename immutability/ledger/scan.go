@@ -20,6 +20,9 @@ const (
 	// segmentMax bounds what is read as a segment: a full one, the line that filled it, and a torn one.
 	segmentMax = segmentFull + 2*lineMax + 2
 
+	// damagesMax bounds how many places are named in one pass.
+	damagesMax = 1000
+
 	checkpointName = "checkpoint"
 	segmentSuffix  = ".jsonl"
 	// tmpSuffix marks what durable's verbs leave behind when they are cut: garbage.
@@ -83,6 +86,9 @@ type scan struct {
 }
 
 func (s *scan) damage(where, format string, args ...any) {
+	if len(s.damages) >= damagesMax {
+		return // a person has seen enough, and memory is bounded
+	}
 	s.damages = append(s.damages, &Damage{Where: where, Detail: fmt.Sprintf(format, args...)})
 }
 
@@ -160,28 +166,23 @@ func (s *scan) readSegment(number int) error {
 		return nil
 	}
 	seg := segment{number: number}
-	for k := 1; len(data) > 0; k++ {
-		line, rest, whole := bytes.Cut(data, []byte("\n"))
-		if !whole {
-			break
-		}
-		where := fmt.Sprintf("%s line %d", name, k)
-		r, err := parseLine(line)
-		if err != nil && !anyValid(rest) {
-			seg.torn = err
-			break
-		}
-		if err != nil {
+	rest := data[endOfValid(data):]
+	for data = data[:len(data)-len(rest)]; len(data) > 0; seg.lines++ {
+		line, more, _ := bytes.Cut(data, []byte("\n"))
+		where := fmt.Sprintf("%s line %d", name, seg.lines+1)
+		if r, err := parseLine(line); err != nil {
 			s.broken = true
 			s.damage(where, "%v", err)
-		} else if err := s.take(&seg, k, where, &r); err != nil {
+		} else if err := s.take(&seg, seg.lines+1, where, &r); err != nil {
 			return err
 		}
-		seg.lines = k
 		seg.bytes += int64(len(line)) + 1
-		data = rest
+		data = more
 	}
-	seg.tail = int64(len(data))
+	seg.tail = int64(len(rest))
+	if line, _, whole := bytes.Cut(rest, []byte("\n")); whole {
+		_, seg.torn = parseLine(line)
+	}
 	s.segments = append(s.segments, seg)
 	if seg.lines == 0 && len(s.segments) == 1 && !s.broken {
 		s.missing("the init record is not there")
@@ -189,18 +190,17 @@ func (s *scan) readSegment(number int) error {
 	return nil
 }
 
-// anyValid says whether data holds a whole and valid line.
-func anyValid(data []byte) bool {
-	for {
-		line, rest, whole := bytes.Cut(data, []byte("\n"))
-		if !whole {
-			return false
+// endOfValid gives the offset behind the last valid line, newline included; 0 if there is none.
+func endOfValid(data []byte) int {
+	end := bytes.LastIndexByte(data, '\n') + 1
+	for end > 0 {
+		begin := bytes.LastIndexByte(data[:end-1], '\n') + 1
+		if _, err := parseLine(data[begin : end-1]); err == nil {
+			return end
 		}
-		if _, err := parseLine(line); err == nil {
-			return true
-		}
-		data = rest
+		end = begin
 	}
+	return 0
 }
 
 // missing reports that a record is not where it must be: behind the last line that was read.
