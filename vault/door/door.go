@@ -191,7 +191,7 @@ func strong(k ssh.PublicKey) error {
 	if _, ok := k.(*ssh.Certificate); ok {
 		return errors.New("certificates are not accepted: give the key itself")
 	}
-	if k.Type() == ssh.InsecureKeyAlgoDSA {
+	if k.Type() == "ssh-dss" {
 		return errors.New("DSA keys are not accepted: make an ed25519 key")
 	}
 	if c, ok := k.(ssh.CryptoPublicKey); ok {

@@ -356,11 +356,15 @@ func (h *house) sftp(identity, batch string) result {
 // dial connects with x/crypto's client.
 func (h *house) dial() *ssh.Client {
 	h.t.Helper()
-	c, err := ssh.Dial("tcp", h.addr, &ssh.ClientConfig{User: "x", Auth: []ssh.AuthMethod{ssh.PublicKeys(h.signer)},
-		HostKeyCallback: func(string, net.Addr, ssh.PublicKey) error { return nil }})
+	c, err := h.tryDial()
 	if err != nil {
 		h.t.Fatal(err)
 	}
 	h.t.Cleanup(func() { c.Close() })
 	return c
+}
+
+func (h *house) tryDial() (*ssh.Client, error) {
+	return ssh.Dial("tcp", h.addr, &ssh.ClientConfig{User: "x", Auth: []ssh.AuthMethod{ssh.PublicKeys(h.signer)},
+		HostKeyCallback: func(string, net.Addr, ssh.PublicKey) error { return nil }})
 }

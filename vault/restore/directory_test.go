@@ -299,6 +299,12 @@ func TestWrongSizesAreFailures(t *testing.T) {
 			e.Size--
 			return e
 		},
+		"two lies that add up": func(s *restoretest.Source) *snapshot.Entry {
+			e := s.File("f", 0o644, noise(1, 100), 10)
+			e.Chunks[3].Size--
+			e.Chunks[4].Size++
+			return e
+		},
 		"wrong chunk": func(s *restoretest.Source) *snapshot.Entry {
 			e := s.File("f", 0o644, noise(1, 100), 10)
 			e.Chunks[3].Size--
@@ -366,6 +372,34 @@ func (f fullFile) WriteAt(p []byte, off int64) (int, error) {
 func (f fullFile) end() error    { f.f.mu.Lock(); f.f.open--; f.f.mu.Unlock(); return nil }
 func (f fullFile) Commit() error { return f.end() }
 func (f fullFile) Abort() error  { return f.end() }
+
+// order records in which order directories are finished.
+type order struct {
+	full
+	finished []string
+}
+
+func (o *order) Finish(_ context.Context, path string, _ *snapshot.Entry) error {
+	o.finished = append(o.finished, path)
+	return nil
+}
+
+// One may not search a directory any more once it has its mode: so it gets that after everything below it.
+func TestClosedDirectoriesAreFinishedFromTheInside(t *testing.T) {
+	src := restoretest.New()
+	for _, p := range []string{"a", "a/b", "a/b/c", "d", "d/e"} {
+		src.Dir(p, 0o500)
+	}
+	src.Dir("d/e/open", 0o755)
+	src.Dir("z", 0o700)
+	target := &order{}
+	if _, err := restore.To(t.Context(), src, "", target, restore.Options{}); err != nil {
+		t.Fatal(err)
+	}
+	if got, want := strings.Join(target.finished, " "), " z d/e/open d/e a/b/c a/b d a"; got != want {
+		t.Errorf("%q", got)
+	}
+}
 
 func TestFullTargetStopsTheRestore(t *testing.T) {
 	src := restoretest.New()

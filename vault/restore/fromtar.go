@@ -156,7 +156,10 @@ func (u *untarring) failed(path string, err error) error {
 	if err == nil {
 		return nil
 	}
-	if errors.Is(err, ErrCut) {
+	switch {
+	case errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
+		return err // interrupted, not failed
+	case errors.Is(err, ErrCut):
 		u.tally.fail(path, "read", ErrCut)
 		return err
 	}

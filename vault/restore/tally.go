@@ -1,7 +1,6 @@
 package restore
 
 import (
-	"context"
 	"errors"
 	"sync"
 	"syscall"
@@ -65,7 +64,7 @@ func (t *tally) skip(path, text string) {
 // hopeless reports whether after err every further entry would fail in the same way, so that going on would only bury
 // the cause under its repetitions.
 func hopeless(err error) bool {
-	for _, e := range []error{syscall.ENOSPC, syscall.EDQUOT, syscall.EROFS, context.Canceled, context.DeadlineExceeded} {
+	for _, e := range []error{syscall.ENOSPC, syscall.EDQUOT, syscall.EROFS} {
 		if errors.Is(err, e) {
 			return true
 		}

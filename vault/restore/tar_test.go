@@ -242,6 +242,7 @@ func TestPartsThatDoNotFitAreAFailure(t *testing.T) {
 	}
 	for what, parts := range map[string][]tar.Header{
 		"a gap":         {part("f", "6", "0", "abc"), part("f", "6", "4", "ef")},
+		"an overlap":    {part("f", "6", "0", "abc"), part("f", "6", "2", "cde")},
 		"too much":      {part("f", "4", "0", "abc"), part("f", "4", "3", "ef")},
 		"another size":  {part("f", "6", "0", "abc"), part("f", "7", "3", "def")},
 		"the end first": {part("f", "6", "0", "abc"), part("f", "6", "0", "abc"), part("f", "6", "3", "def")},
