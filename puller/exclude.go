@@ -37,14 +37,15 @@ func ParseExcludes(lines []string) (*Excludes, error) {
 	x := &Excludes{}
 	for _, text := range lines {
 		for line := range strings.SplitSeq(text, "\n") {
-			line = trimSpaces(strings.TrimSuffix(line, "\r"))
-			if line == "" || line[0] == '#' {
+			trimmed := trimSpaces(strings.TrimSuffix(line, "\r"))
+			if trimmed == "" || trimmed[0] == '#' {
 				continue
 			}
-			p, err := parsePattern(line)
+			p, err := parsePattern(trimmed)
 			if err != nil {
 				return nil, fmt.Errorf("exclude pattern %q: %w", line, err)
 			}
+			p.line = line
 			x.patterns = append(x.patterns, p)
 		}
 	}
@@ -113,8 +114,7 @@ func trimSpaces(line string) string {
 }
 
 func parsePattern(line string) (pattern, error) {
-	p := pattern{line: line}
-	text := line
+	p, text := pattern{}, line
 	if text[0] == '!' {
 		p.negative, text = true, text[1:]
 	}

@@ -261,3 +261,23 @@ func TestCancellingWhileTheHostHangsEndsThePull(t *testing.T) {
 		}
 	})
 }
+
+func TestARacyFileIsNotContinuedAfterALoss(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newTimedRig(t)
+		big := strings.Repeat("0123456789abcdef", 200_000)
+		r.host.file("big", big).attr.MTime = longAgo + 1_000_000 // the host's very second
+		lost := false
+		r.host.hook = func(op, path string) error {
+			if op == "piece" && path == "big 2097152" && !lost {
+				lost = true
+				// The same second, the same size: the first half differs from what was read of it.
+				r.host.change(func(nodes map[string]*node) { nodes["big"].data = strings.ToUpper(big) })
+				return remote.ErrLost
+			}
+			return nil
+		}
+		_, s := r.pull()
+		s.equals(t, r.host)
+	})
+}

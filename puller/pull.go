@@ -277,7 +277,7 @@ func (p *pull) begin(ctx context.Context) error {
 // refuse marks an answer of the source about its root; a connection that is gone is another matter.
 func (p *pull) refuse(err error) error {
 	var over *overError
-	if errors.As(err, &over) || errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) || errors.Is(err, errTimeUp) {
+	if errors.As(err, &over) || transient(err) || errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) || errors.Is(err, errTimeUp) {
 		return err
 	}
 	return &refusedError{err}

@@ -115,14 +115,33 @@ func (f *reading) run(ctx context.Context) error {
 			f.problem(f.path(), ProblemChanged, fmt.Sprintf("changed while it was read, %d times: what was read last is kept, and marked", tries+1))
 			return f.finish()
 		default:
-			if !f.restart(f.after.After) {
-				return nil
+			again, err := f.nextVersion(ctx)
+			if err != nil || !again {
+				return err
 			}
 		}
 		if err := f.job.Sleep(ctx, changedPause<<min(tries, 6)); err != nil {
 			return err
 		}
 	}
+}
+
+// nextVersion asks what stands under the path now, and begins with that. The handle that was read is no witness: it may be
+// of a file that was replaced, or of another one altogether.
+func (f *reading) nextVersion(ctx context.Context) (again bool, err error) {
+	var now remote.Attr
+	err = f.link.do(ctx, nil, func(ctx context.Context, r Remote) (err error) {
+		now, err = r.Lstat(ctx, f.remotePath(f.path()))
+		return err
+	})
+	switch {
+	case err != nil:
+		return f.failed(ctx, err, f.job.Retry.Changed)
+	case now.Kind != remote.File:
+		f.becameOther(now.Kind)
+		return false, nil
+	}
+	return f.restart(now), nil
 }
 
 // becameOther says that there is no file any more where one was.
