@@ -53,10 +53,7 @@ func (s *Session) Commit(ctx context.Context, o CommitOptions) (worm.Snapshot, e
 }
 
 func (s *Session) commit(ctx context.Context, o CommitOptions) (worm.Snapshot, error) {
-	// Data first: catalog leaves name packs, and it is good to know that they are sealed before any is written.
-	if err := s.p.sealAll(); err != nil {
-		return worm.Snapshot{}, err
-	}
+	// The catalog goes on in the pack that the data ended in: a small pull makes one small pack, not two.
 	root, packs, err := s.writeCatalog(ctx)
 	if err != nil {
 		return worm.Snapshot{}, err

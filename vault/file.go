@@ -2,7 +2,6 @@ package vault
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"slices"
 	"sync"
@@ -218,5 +217,3 @@ func (n *needPutter) Put(ctx context.Context, data []byte) (snapshot.Ref, error)
 	*n.need = max(*n.need, seq)
 	return ref, nil
 }
-
-var errEmptyCatalog = errors.New("a snapshot needs at least its root")

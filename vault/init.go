@@ -32,7 +32,6 @@ type InitOptions struct {
 	Clock clock.Source
 
 	disk durable.Disk
-	id   string
 }
 
 // Identity is the content of vault.json.

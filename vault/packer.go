@@ -18,8 +18,10 @@ import (
 const (
 	// aloneBytes is the size from which a chunk is a block of its own: it gains nothing from neighbours.
 	aloneBytes = 256 << 10
+	// blockChunksMax bounds the chunks of one block: of files of a few bytes the table would outgrow the content.
+	blockChunksMax = 4096
 	// blockReserve is what a block may add to a pack beyond its payload: frame, chunk table, tag.
-	blockReserve = 64 << 10
+	blockReserve = 256 << 10
 	// sealingMax is how many full packs may wait for their seal before writers wait for them.
 	sealingMax = 2
 )
@@ -152,7 +154,7 @@ func (p *packer) put(id chunk.ID, data []byte) (snapshot.Ref, uint64, bool, erro
 	p.stats.newBytes += uint64(len(data))
 	p.stats.mu.Unlock()
 	seq := b.seq
-	if len(b.payload) >= pack.BlockTarget || len(data) >= aloneBytes {
+	if len(b.payload) >= pack.BlockTarget || len(data) >= aloneBytes || len(b.chunks) == blockChunksMax {
 		if err := p.dispatch(); err != nil {
 			return snapshot.Ref{}, 0, false, p.cause(err)
 		}
