@@ -78,8 +78,8 @@ type Access struct {
 	Bytes        uint64 // sent to the client
 }
 
-// Events are told what happens; any may be nil. They are called from many goroutines at once. Strings that came from a
-// client are as they came: quote them before they are shown.
+// Events are told what happens; any may be nil. They are called from many goroutines at once. Texts are safe to show:
+// words of a client are quoted in them. Only Access.Verb and Access.Args are as they came.
 type Events struct {
 	Refused func(remote, reason string)            // a connection that was not let in
 	Login   func(user, remote, fingerprint string) // one that was

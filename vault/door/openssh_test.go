@@ -226,7 +226,7 @@ func TestEverythingElseOfSSHIsRefused(t *testing.T) {
 		t.Errorf("asked for agent, X11 and environment on the way: %+v", r)
 	}
 	seen := h.events.seen()
-	for _, want := range []string{"shell", "pty-req", "subsystem netconf", "channel direct-tcpip"} {
+	for _, want := range []string{`request "shell"`, `request "pty-req"`, `subsystem "netconf"`, `channel "direct-tcpip"`} {
 		if !strings.Contains(seen, want) {
 			t.Errorf("%q was not told: %q", want, seen)
 		}

@@ -5,8 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"strconv"
 	"sync"
 	"time"
+	"unicode/utf8"
 
 	"golang.org/x/crypto/ssh"
 )
@@ -172,8 +174,24 @@ func (s *Server) admitByKey(c net.Conn) (*connection, error) {
 
 func (s *Server) refused(c net.Conn, err error) {
 	if f := s.cfg.Events.Refused; f != nil {
-		f(c.RemoteAddr().String(), err.Error())
+		f(c.RemoteAddr().String(), printable(err.Error()))
 	}
+}
+
+// reasonBytes is how much of a reason is passed on: some of them repeat what the client sent.
+const reasonBytes = 500
+
+// printable makes a text of a library, which may hold words of somebody who has not even said who he is, safe to show.
+func printable(s string) string {
+	if len(s) > reasonBytes {
+		s = s[:reasonBytes] + "…"
+	}
+	for _, r := range s {
+		if !strconv.IsPrint(r) || r == utf8.RuneError {
+			return strconv.QuoteToASCII(s)
+		}
+	}
+	return s
 }
 
 func (s *Server) trouble(err error) {
@@ -238,7 +256,7 @@ func (c *connection) sessions(stopping, ctx context.Context, wg *sync.WaitGroup)
 			case !ok:
 				return
 			case n.ChannelType() != "session":
-				c.denied("channel " + n.ChannelType())
+				c.denied(fmt.Sprintf("channel %q", n.ChannelType()))
 				n.Reject(ssh.Prohibited, "this door opens sessions only")
 			case draining:
 				n.Reject(ssh.ResourceShortage, "the server is stopping")

@@ -448,3 +448,25 @@ func TestListenerThatBreaksIsAnError(t *testing.T) {
 		t.Errorf("%v", err)
 	}
 }
+
+// Before anybody has said who he is, his words already reach a log.
+func TestReasonsForRefusalAreSafeToShow(t *testing.T) {
+	told := make(chan string, 1)
+	h := open(t, func(c *door.Config) { c.Events.Refused = func(_, reason string) { told <- reason } })
+	c, err := net.Dial("tcp", h.addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	fmt.Fprintf(c, "\x1b[31mHTTP \u202e%s\r\n", strings.Repeat("x", 10_000))
+	reason := <-told
+	for _, r := range reason {
+		if r < ' ' || r == '\u202e' {
+			t.Errorf("%q", reason)
+			break
+		}
+	}
+	if len(reason) > 3000 {
+		t.Errorf("%d bytes", len(reason))
+	}
+}

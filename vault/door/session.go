@@ -86,9 +86,9 @@ func (c *connection) request(ch ssh.Channel, r *ssh.Request, running bool) func(
 	switch r.Type {
 	case "signal", "window-change", "eow@openssh.com", "env": // ordinary clients send these unasked
 	case "subsystem":
-		c.denied("subsystem " + payload.Value)
+		c.denied(fmt.Sprintf("subsystem %q", payload.Value))
 	default: // shell, pty-req, x11-req, auth-agent-req@openssh.com and whatever comes next
-		c.denied(r.Type)
+		c.denied(fmt.Sprintf("request %q", r.Type))
 	}
 	if r.WantReply {
 		r.Reply(false, nil)
@@ -147,7 +147,7 @@ func (c *connection) command(ctx context.Context, args []string, io IO) (exit in
 		if len(args) == 0 {
 			fmt.Fprintf(io.Err, "holdfast: no command; this door answers: %s\n", verbs)
 		} else {
-			c.denied("exec " + args[0])
+			c.denied(fmt.Sprintf("command %q", args[0]))
 			fmt.Fprintf(io.Err, "holdfast: unknown command %q; this door answers: %s, and SFTP\n", args[0], verbs)
 			if args[0] == "scp" {
 				fmt.Fprintln(io.Err, "holdfast: scp works over SFTP: leave out -O")
