@@ -114,19 +114,13 @@ func (v *Vault) footer(number uint32) (*pack.Footer, error) {
 	return r.Footer()
 }
 
-// RebuildIndex throws the index away and makes it anew from the footers of the packs. No session may be open.
+// RebuildIndex throws the index away and makes it anew from the footers of the packs. Pulls that run wait for it.
 func (v *Vault) RebuildIndex(ctx context.Context) (RebuildReport, error) {
 	if err := v.needKey(); err != nil {
 		return RebuildReport{}, err
 	}
 	if v.o.ReadOnly {
 		return RebuildReport{}, ErrReadOnly
-	}
-	v.sessionsMu.Lock()
-	open := len(v.sessions)
-	v.sessionsMu.Unlock()
-	if open > 0 {
-		return RebuildReport{}, fmt.Errorf("index rebuild: %d pulls are running; try again when they are done", open)
 	}
 	return v.rebuildIndex(ctx)
 }

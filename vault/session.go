@@ -130,10 +130,8 @@ func (v *Vault) begin(ctx context.Context, o SessionOptions) (*Session, error) {
 	if s.previous, err = v.newest(ctx, o.Source); err != nil {
 		return nil, err
 	}
-	if w, ok := v.index.(interface{ WarmFilter(context.Context) error }); ok {
-		if err := w.WarmFilter(ctx); err != nil {
-			return nil, err
-		}
+	if err := v.warmIndex(ctx); err != nil {
+		return nil, err
 	}
 	if resumed {
 		if s.resume, err = loadResume(v.disk, s.dir, v.ring, s.relyOn, v.o.Logf); err != nil {
@@ -436,6 +434,24 @@ func (v *Vault) needIndex() error {
 		return fmt.Errorf("index: %w", v.indexErr)
 	}
 	return errors.New("the vault was opened without an index")
+}
+
+// warmIndex reads the index through once, so that most misses need no look-up. What that finds damaged is rebuilt: a pull
+// must not wait for a person.
+func (v *Vault) warmIndex(ctx context.Context) error {
+	v.indexMu.RLock()
+	w, ok := v.index.(interface{ WarmFilter(context.Context) error })
+	v.indexMu.RUnlock()
+	if !ok {
+		return nil
+	}
+	err := w.WarmFilter(ctx)
+	if err == nil || ctx.Err() != nil {
+		return ctx.Err()
+	}
+	v.o.Logf("index: %v; it is rebuilt from the packs", err)
+	_, err = v.rebuildIndex(ctx)
+	return err
 }
 
 func (v *Vault) lookup(id [32]byte) (index.Place, bool) {

@@ -116,7 +116,7 @@ func Open(ctx context.Context, dir string, o Options) (*Vault, error) {
 
 func (v *Vault) open(ctx context.Context) error {
 	if v.disk == nil {
-		if err := looksLikeVault(v.dir); err != nil {
+		if err := looksLikeVault(v.dir, v.o.ReadOnly); err != nil {
 			return err
 		}
 		if !v.o.ReadOnly {
@@ -151,15 +151,20 @@ func (v *Vault) open(ctx context.Context) error {
 	return v.recover(ctx)
 }
 
-// looksLikeVault tells a missing directory, an empty one and a foreign one apart, since each wants another remedy.
-func looksLikeVault(dir string) error {
+// looksLikeVault tells a missing directory, an empty one and a foreign one apart, since each wants another remedy. For
+// reading the ledger is enough: its first record repeats what vault.json says.
+func looksLikeVault(dir string, readOnly bool) error {
 	if _, err := os.Stat(filepath.Join(dir, "vault.json")); err == nil {
 		return nil
 	} else if !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("vault %q: %w", dir, err)
 	}
 	if _, err := os.Stat(filepath.Join(dir, "ledger")); err == nil {
-		return fmt.Errorf("vault %q: vault.json is missing but there is a ledger: the vault is damaged; put vault.json back from the ledger's first record", dir)
+		if readOnly {
+			return nil
+		}
+		return fmt.Errorf("vault %q: vault.json is missing but there is a ledger: the vault is damaged and can only be read; see what else is missing with holdfast check; "+
+			"vault.json comes back with: cd %q && head -n1 ledger/000001.jsonl | jq -j .init.identity > vault.json", dir, dir)
 	}
 	if _, err := os.Stat(dir); errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("vault %q does not exist; make one with: holdfast init --vault %s", dir, dir)

@@ -68,7 +68,11 @@ func newClient(s *stream) (c *sftp.Client, err error) {
 		}
 	}()
 	c, err = sftp.NewClientPipe(s, s, sftp.MaxPacketUnchecked(packetLarge))
-	if err != nil && s.err == nil && !errors.Is(err, io.ErrUnexpectedEOF) {
+	switch {
+	case err == nil || s.err != nil:
+	case errors.Is(err, io.ErrUnexpectedEOF): // a cut connection looks the same
+		err = errors.New("the session ended before an SFTP server answered: does the host's sshd_config have a working Subsystem sftp, and may this key use it?")
+	default:
 		err = &ProtocolError{Op: "init", Detail: plain(err)}
 	}
 	return c, err

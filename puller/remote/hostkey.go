@@ -24,9 +24,7 @@ type pins struct {
 func (p pins) algorithms() []string {
 	var first []string
 	if len(p.authorities) > 0 {
-		for _, a := range certificateAlgorithms {
-			first = append(first, a)
-		}
+		first = append(first, certificateAlgorithms[:]...)
 	}
 	for _, k := range p.keys {
 		first = append(first, algorithmsOf(k.Type())...)

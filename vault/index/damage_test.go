@@ -373,7 +373,7 @@ func TestAPanicInsideBadgerIsDamageAndNotTheEnd(t *testing.T) {
 	if !isDamage(err) {
 		t.Fatal(err)
 	}
-	err = guard("test", func() error { var m map[int]int; m[1]++; return nil })
+	err = guard("test", func() error { return []error{}[len(t.Name())] })
 	if !isDamage(err) {
 		t.Fatal(err)
 	}

@@ -14,7 +14,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
 	"sync"
 	"sync/atomic"
 
@@ -297,8 +296,6 @@ func exists(path string) bool {
 	_, err := os.Lstat(path)
 	return err == nil
 }
-
-func (x *Index) dbPath() string { return filepath.Join(x.dir, dbName) }
 
 var _ interface {
 	Lookup(chunk.ID) (Place, bool)
