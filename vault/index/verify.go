@@ -11,8 +11,12 @@ import (
 
 // WarmFilter reads all keys and puts the filter into use, that answers most misses without asking Badger; before,
 // every lookup asks. Packs may be added meanwhile. If fewer keys are found than were ever added, the error is a
-// *DamageError and the filter stays cold: then a miss is still answered by Badger, and a Rebuild is due.
+// *DamageError and the filter stays cold: then a miss is still answered by Badger, and a Rebuild is due. A filter that is
+// warm stays so, and nothing is read.
 func (x *Index) WarmFilter(ctx context.Context) error {
+	if x.filter.warm.Load() != nil {
+		return nil
+	}
 	x.write.Lock()
 	want := x.count.Load()
 	making := newLayers(want + want/4)
