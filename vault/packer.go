@@ -20,6 +20,9 @@ const (
 	aloneBytes = 256 << 10
 	// blockChunksMax bounds the chunks of one block: of files of a few bytes the table would outgrow the content.
 	blockChunksMax = 4096
+	// packChunksMax bounds the chunks of one pack, and with them what a session holds in memory for the open pack (about
+	// 200 bytes each) and a reader for its table. Only packs of files below about 1 KiB are cut by it.
+	packChunksMax = 96 << 10
 	// blockReserve is what a block may add to a pack beyond its payload: frame, chunk table, tag.
 	blockReserve = 256 << 10
 	// sealingMax is how many full packs may wait for their seal before writers wait for them.
@@ -99,6 +102,8 @@ type openPack struct {
 	inFlight int64      // payload bytes handed out and not appended
 	blocks   int        // blocks handed out and not appended
 	closing  bool       // no more blocks will come
+
+	chunks int // chunks handed out; guarded by the packer's mu
 }
 
 func (v *Vault) newPacker(ctx context.Context, session string) *packer {
@@ -146,6 +151,7 @@ func (p *packer) put(id chunk.ID, data []byte) (snapshot.Ref, uint64, bool, erro
 	b := p.cur
 	b.chunks = append(b.chunks, pack.Chunk{ID: id, Offset: uint32(len(b.payload)), Size: uint32(len(data))})
 	b.payload = append(b.payload, data...)
+	b.pack.chunks++
 	ref := snapshot.Ref{ID: id, Size: uint32(len(data)), Pack: b.pack.in.Number}
 	p.pendingMu.Lock()
 	p.pending[id] = pendingChunk{ref: ref, seq: b.seq}
@@ -213,7 +219,7 @@ func (p *packer) roomFor(n int) error {
 func (p *packer) packFor(n int64) error {
 	if p.pack != nil {
 		p.pack.mu.Lock()
-		full := p.pack.w.Size()+p.pack.inFlight+n+blockReserve > pack.TargetBytes
+		full := p.pack.w.Size()+p.pack.inFlight+n+blockReserve > pack.TargetBytes || p.pack.chunks >= packChunksMax
 		p.pack.mu.Unlock()
 		if !full {
 			return nil
