@@ -332,7 +332,11 @@ func (c *checker) index(ctx context.Context) error {
 	if c.v.o.ReadOnly || c.v.o.index != nil {
 		return nil
 	}
-	if err := c.v.needIndex(); err != nil {
+	err := c.v.needIndex()
+	if durable.IsNoSpace(err) {
+		return nil // nothing is known to be wrong with it, and on a full disk there is no place for another
+	}
+	if err != nil {
 		c.wrong = err.Error()
 	} else if x, ok := c.v.index.(interface{ Verify(context.Context) error }); ok && c.wrong == "" {
 		if err := x.Verify(ctx); err != nil && ctx.Err() == nil {

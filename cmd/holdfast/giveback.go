@@ -49,8 +49,12 @@ func verbSnapshots() *verb {
 				}
 				list = append(list, newSnapshotJSON(s))
 			}
-			if len(c.args) == 1 && len(list) == 0 {
+			switch {
+			case len(list) > 0:
+			case len(c.args) == 1:
 				fmt.Fprintf(c.err, "No snapshots of %q are here.\n", c.args[0])
+			default:
+				fmt.Fprintln(c.err, "No snapshots are here yet. Make one with: holdfast pull")
 			}
 			if c.json() {
 				if err := writeJSON(c.out, list); err != nil {

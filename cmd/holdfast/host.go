@@ -125,6 +125,8 @@ func explainOpen(dir string, err error) error {
 			who = fmt.Sprintf("process %d", h.PID)
 		}
 		return &exitError{exitFailed, fmt.Errorf("vault %q: %w", dir, &busyError{who, err})}
+	case errors.Is(err, keys.ErrWrongIdentity):
+		return fmt.Errorf("%w; name its file with --unlock-key FILE or %s", err, config.EnvUnlockKey)
 	case errors.Is(err, os.ErrPermission):
 		return fmt.Errorf("%w; run this as the vault's user, or as root", err)
 	}

@@ -51,6 +51,9 @@ func (a *app) init(ctx context.Context, recoveryOut string) error {
 	if err != nil {
 		return err
 	}
+	if err := a.mayInit(dir); err != nil {
+		return err
+	}
 	id := vault.NewID()
 	unlockFile, err := a.newUnlockFile(id)
 	if err != nil {
@@ -60,9 +63,6 @@ func (a *app) init(ctx context.Context, recoveryOut string) error {
 		if f != "" && inside(f, dir) {
 			return usage("init: %q lies inside the vault: whoever takes the vault's disk would have its key; choose another place", f)
 		}
-	}
-	if err := a.mayInit(dir); err != nil {
-		return err
 	}
 	unlock, err := keys.NewIdentity()
 	if err != nil {
@@ -176,7 +176,7 @@ func (a *app) confirmRecovery(i *keys.Identity) error {
 
 func (a *app) reportInit(dir, id, unlockFile, recoveryOut, verifier string, p ledger.Policy) {
 	fmt.Fprintf(a.out, "Vault %s made in %s\n", id, dir)
-	fmt.Fprintf(a.out, "  unlock key        %s (keep a copy; without it and the recovery identity nothing can be read)\n", unlockFile)
+	fmt.Fprintf(a.out, "  unlock key        %s (keep a copy; when it and the recovery identity are both lost, nothing can be read)\n", unlockFile)
 	if recoveryOut != "" {
 		fmt.Fprintf(a.out, "  recovery identity %s (move it off this machine now)\n", recoveryOut)
 	}

@@ -39,6 +39,9 @@ func (a *app) config() (*config.Config, error) {
 		if errors.As(err, &bad) {
 			return nil, &exitError{exitUsage, err}
 		}
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil, usage("%w; name the right file with --config or %s", err, config.EnvConfig)
+		}
 		return nil, err
 	}
 	a.cfg = cfg

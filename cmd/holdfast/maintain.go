@@ -120,7 +120,7 @@ The newest complete snapshot of a source never goes. What is locked is refused, 
 			}
 			rep, err := c.view.v.Prune(ctx, dry)
 			if err != nil {
-				return err
+				return fmt.Errorf("prune: %w; see: holdfast check", err)
 			}
 			j := pruneJSON{DryRun: dry, Snapshots: []decisionJSON{}, Packs: len(rep.Packs), Bytes: uint64(rep.Bytes)}
 			for _, d := range rep.Decisions {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"slices"
 	"strings"
 	"time"
@@ -13,6 +14,7 @@ import (
 	"golang.org/x/crypto/ssh"
 
 	"github.com/holdfast-vault/holdfast/config"
+	"github.com/holdfast-vault/holdfast/immutability/durable"
 	"github.com/holdfast-vault/holdfast/immutability/ledger"
 	"github.com/holdfast-vault/holdfast/puller"
 	"github.com/holdfast-vault/holdfast/puller/remote"
@@ -42,7 +44,7 @@ where it was when it is started again. What could not be had makes the snapshot 
 			f.String("known-hosts", "", "known_hosts `FILE` (with --as)")
 			f.String("host-key", "", "the host's key, as `\"TYPE BASE64\"` (with --as)")
 			f.StringArray("exclude", nil, "leave out what matches this `PATTERN` (gitignore form; repeatable)")
-			f.String("lock", "", "lock for this long, for example 30d")
+			f.String("lock", "", "lock for this `DURATION`, for example 30d")
 			f.String("mode", "", "lock `MODE`: governance or compliance")
 			f.Bool("allow-empty", false, "commit even if the source is empty and was not before")
 		},
@@ -285,9 +287,16 @@ func fingerprints(keys []ssh.PublicKey) string {
 // explainPull says what to do next about the errors that a person meets most.
 func explainPull(source string, err error) error {
 	var wrong *remote.HostKeyError
+	var dial *net.OpError
 	switch {
 	case err == nil:
 		return nil
+	case errors.As(err, &dial) && dial.Op == "dial":
+		return fmt.Errorf("%w\nNothing was read. See whether the host is up, its name and port are right, and its firewall lets this machine in", err)
+	case errors.Is(err, puller.ErrEmpty):
+		return fmt.Errorf("%w\nIf it is meant, give --allow-empty to: holdfast pull", err)
+	case durable.IsNoSpace(err):
+		return fmt.Errorf("%w\nWhat was pulled is kept. Make room on the vault's file system (holdfast prune, or more disk) and pull again: it goes on where it was", err)
 	case errors.As(err, &wrong):
 		return fmt.Errorf("%w\nNothing was read. If the host was reinstalled, compare the new fingerprint on its console and change the pin of source %q; if not, somebody is between you and it", err, source)
 	case errors.Is(err, remote.ErrAuth):

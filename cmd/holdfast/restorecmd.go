@@ -26,7 +26,7 @@ func restoreCommand(a *app) *cobra.Command {
 What lay directly under the source's path, or under PATH, lies directly under DIR. Every byte is
 verified; a file that cannot be had is named, the others are restored, and the command fails.
 DIR must be empty or new unless --overwrite is given. Ownership is set where this user may.`,
-		Args: cobra.ExactArgs(1),
+		Args: exactArgs(1),
 		RunE: func(c *cobra.Command, args []string) error {
 			if to == "" {
 				return usage("restore: where to? give --to DIR")

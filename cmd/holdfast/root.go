@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -33,6 +34,7 @@ and gives them back. Production holds no credential for the vault.
 	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
 		return usage("%v; see: %s -h", err, c.CommandPath())
 	})
+	root.SetHelpCommand(helpCommand(root))
 	f := root.PersistentFlags()
 	f.StringVar(&a.vaultFlag, "vault", "", "the vault's `DIR` (or HOLDFAST_VAULT)")
 	f.StringVar(&a.configFlag, "config", "", "configuration `FILE` (or HOLDFAST_CONFIG; default /etc/holdfast/holdfast.yaml)")
@@ -76,9 +78,50 @@ func subCommand(root *cobra.Command, name string) *cobra.Command {
 		}
 	}
 	short := map[string]string{"index": "The index, a cache that can be thrown away", "ledger": "The ledger of everything that was done"}
-	c := &cobra.Command{Use: name, Short: short[name], GroupID: "care"}
+	c := &cobra.Command{Use: name, Short: short[name], GroupID: "care", RunE: helpOnly}
 	root.AddCommand(c)
 	return c
+}
+
+// helpOnly is what a command does that only holds others: with a word that is none of them the command line is wrong.
+func helpOnly(c *cobra.Command, args []string) error {
+	if len(args) > 0 {
+		return usage("unknown command %q for %q; see: %s -h", args[0], c.CommandPath(), c.CommandPath())
+	}
+	return c.Help()
+}
+
+// exactArgs refuses another number of arguments with the command's own usage line.
+func exactArgs(n int) cobra.PositionalArgs {
+	return func(c *cobra.Command, args []string) error {
+		if len(args) == n {
+			return nil
+		}
+		return usage("%s given; usage: %s", counted(len(args), "argument"), c.UseLine())
+	}
+}
+
+// counted is a number with its noun.
+func counted(n int, noun string) string {
+	if n == 1 {
+		return "1 " + noun
+	}
+	return fmt.Sprintf("%d %ss", n, noun)
+}
+
+// helpCommand is cobra's, which takes a topic that does not exist for success.
+func helpCommand(root *cobra.Command) *cobra.Command {
+	return &cobra.Command{
+		Use: "help [COMMAND]", Short: "Help about any command",
+		RunE: func(_ *cobra.Command, args []string) error {
+			c, _, err := root.Find(args)
+			if err != nil || len(args) > 0 && c == root {
+				return usage("unknown command %q; see: holdfast -h", strings.Join(args, " "))
+			}
+			c.InitDefaultHelpFlag()
+			return c.Help()
+		},
+	}
 }
 
 func exitCodesCommand() *cobra.Command {
@@ -91,7 +134,8 @@ func run(ctx context.Context, a *app, args []string) (code int) {
 	root.SetArgs(args)
 	err := root.ExecuteContext(ctx)
 	if err != nil && isUnknown(err) {
-		err = &exitError{exitUsage, err}
+		first, _, _ := strings.Cut(err.Error(), "\n") // cobra's suggestions follow
+		err = usage("%s; see: holdfast -h", first)
 	}
 	return report(a.err, err)
 }

@@ -24,7 +24,7 @@ import (
 )
 
 func sourceCommand(a *app) *cobra.Command {
-	c := &cobra.Command{Use: "source", Short: "Enrol and list sources"}
+	c := &cobra.Command{Use: "source", Short: "Enrol and list sources", RunE: helpOnly}
 	c.AddCommand(sourceAddCommand(a), sourceListCommand(a), sourceShowCommand(a))
 	return c
 }
@@ -49,7 +49,7 @@ Without --host-key or --known-hosts the host is asked for its key, the fingerpri
 shown, and nothing is pinned until you have compared it. Without --identity a key pair
 is made, and the lines for the source's authorized_keys and sshd_config are printed: with
 them the key can read and nothing else.`,
-		Args: cobra.ExactArgs(2),
+		Args: exactArgs(2),
 		RunE: func(c *cobra.Command, args []string) error {
 			e.name, e.url = args[0], args[1]
 			return a.sourceAdd(c.Context(), e)
@@ -59,7 +59,7 @@ them the key can read and nothing else.`,
 	f.StringVar(&e.identity, "identity", "", "private key `FILE` that pulls; made if not given")
 	f.StringVar(&e.knownHosts, "known-hosts", "", "known_hosts `FILE` that pins the host's key")
 	f.StringVar(&e.hostKey, "host-key", "", "the host's key, as `\"TYPE BASE64\"`")
-	f.StringVar(&e.every, "every", "", "pull this often under serve, for example 6h")
+	f.StringVar(&e.every, "every", "", "pull at this `INTERVAL` under serve, for example 6h")
 	f.StringArrayVar(&e.exclude, "exclude", nil, "leave out what matches this `PATTERN` (gitignore form; repeatable)")
 	c.MarkFlagsMutuallyExclusive("known-hosts", "host-key")
 	return c
@@ -105,7 +105,11 @@ func (a *app) sourceAdd(ctx context.Context, e enrolment) error {
 	if made != nil {
 		printRecipe(a.out, user, made)
 	}
-	fmt.Fprintf(a.out, "Next: holdfast pull %s\n", e.name)
+	next := "holdfast pull " + e.name
+	if a.vaultFlag != "" {
+		next += " --vault " + a.vaultFlag
+	}
+	fmt.Fprintf(a.out, "Next: %s\n", next)
 	return nil
 }
 
@@ -232,7 +236,7 @@ func sourceListCommand(a *app) *cobra.Command {
 func sourceShowCommand(a *app) *cobra.Command {
 	var asJSON bool
 	c := &cobra.Command{
-		Use: "show NAME", Short: "Show one source, the host key it must show and the key that pulls it", Args: cobra.ExactArgs(1),
+		Use: "show NAME", Short: "Show one source, the host key it must show and the key that pulls it", Args: exactArgs(1),
 		RunE: func(_ *cobra.Command, args []string) error {
 			cfg, err := a.config()
 			if err != nil {

@@ -81,7 +81,8 @@ func (v *verb) command(h *host) door.Command {
 
 func (v *verb) check(args []string) error {
 	if len(args) < v.min || v.max >= 0 && len(args) > v.max {
-		return usage("%s: %d arguments given; usage: holdfast %s", v.name(), len(args), v.use)
+		first, rest, _ := strings.Cut(v.use, " ")
+		return usage("%s given; usage: holdfast %s", counted(len(args), "argument"), strings.TrimSpace(strings.ReplaceAll(first, "-", " ")+" "+rest))
 	}
 	return nil
 }

@@ -68,11 +68,12 @@ func newClient(s *stream) (c *sftp.Client, err error) {
 		}
 	}()
 	c, err = sftp.NewClientPipe(s, s, sftp.MaxPacketUnchecked(packetLarge))
+	var breach *ProtocolError
 	switch {
-	case err == nil || s.err != nil:
+	case err == nil || errors.As(s.err, &breach):
 	case errors.Is(err, io.ErrUnexpectedEOF): // a cut connection looks the same
 		err = errors.New("the session ended before an SFTP server answered: does the host's sshd_config have a working Subsystem sftp, and may this key use it?")
-	default:
+	case s.err == nil:
 		err = &ProtocolError{Op: "init", Detail: plain(err)}
 	}
 	return c, err
