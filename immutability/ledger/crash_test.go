@@ -132,7 +132,7 @@ func TestNoFaultLosesAnAcknowledgedRecord(t *testing.T) {
 	run(quiet, &history{}, false)
 	last := quiet.Ops()
 	points := 0
-	for op := int64(1); op <= last; op++ {
+	for op := int64(1); op <= last; op += stride(1) {
 		for _, fault := range crashdisk.Faults() {
 			for _, persist := range []bool{false, true} {
 				d := crashdisk.New()
@@ -229,7 +229,7 @@ func TestTwoFaults(t *testing.T) {
 	faults := []crashdisk.Fault{crashdisk.IOError, crashdisk.SyncFail, crashdisk.ShortWrite, crashdisk.IOErrorAfter}
 	quiet := crashdisk.New()
 	run(quiet, &history{}, false)
-	for first := int64(10); first <= quiet.Ops(); first += 2 {
+	for first := int64(10); first <= quiet.Ops(); first += stride(2) {
 		for _, gap := range []int64{1, 2, 4, 7} {
 			for i, fault := range faults {
 				d := crashdisk.New()
@@ -245,4 +245,12 @@ func TestTwoFaults(t *testing.T) {
 			}
 		}
 	}
+}
+
+// stride thins a sweep out where it would take minutes.
+func stride(n int64) int64 {
+	if raceEnabled || testing.Short() {
+		return 11 * n
+	}
+	return n
 }

@@ -28,12 +28,8 @@ func TestNoFaultBreaksAPromise(t *testing.T) {
 	t.Parallel()
 	quiet := crashdisk.New()
 	must(t, newMemory().life(quiet, newClock(), false))
-	step := int64(1)
-	if testing.Short() {
-		step = 7
-	}
 	points := 0
-	for op := int64(1); op <= quiet.Ops(); op += step {
+	for op := int64(1); op <= quiet.Ops(); op += stride(1) {
 		for _, fault := range crashdisk.Faults() {
 			for _, persist := range []bool{false, true} {
 				d, src, m := crashdisk.New(), newClock(), newMemory()
@@ -73,9 +69,11 @@ func TestNoFaultBreaksAPromise(t *testing.T) {
 func TestKilledAnywhere(t *testing.T) {
 	t.Parallel()
 	inner, src, m := crashdisk.New(), newClock(), newMemory()
-	points := 0
+	points := int64(0)
 	spy := &killpoint.Disk{Disk: inner, Before: func() {
-		points++
+		if points++; points%stride(1) != 0 {
+			return
+		}
 		err := m.clone().prove(inner.Clone(), src, 1)
 		if looked := inner.Clone(); err == nil && m.created {
 			c := m.clone()
@@ -100,7 +98,7 @@ func TestRecoveryIsKilledToo(t *testing.T) {
 	t.Parallel()
 	quiet := crashdisk.New()
 	must(t, newMemory().life(quiet, newClock(), false))
-	for op := int64(20); op <= quiet.Ops(); op += 5 {
+	for op := int64(20); op <= quiet.Ops(); op += stride(5) {
 		d, src, m := crashdisk.New(), newClock(), newMemory()
 		d.FailAt(op, crashdisk.Crash)
 		_ = m.life(d, src, false)
@@ -118,4 +116,12 @@ func TestRecoveryIsKilledToo(t *testing.T) {
 			}
 		}
 	}
+}
+
+// stride thins a sweep out where it would take minutes.
+func stride(n int64) int64 {
+	if raceEnabled || testing.Short() {
+		return 11 * n
+	}
+	return n
 }

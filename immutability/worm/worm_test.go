@@ -521,9 +521,9 @@ func TestEveryFlippedByteIsFound(t *testing.T) {
 	for _, name := range d.Files() {
 		b, err := durable.ReadFile(d, name, 1<<20)
 		must(t, err)
-		for i := range b {
+		for i := int64(0); i < int64(len(b)); i += min(stride(1), 3) {
 			mask := byte(1) << (i % 8)
-			must(t, d.Flip(name, int64(i), mask))
+			must(t, d.Flip(name, i, mask))
 			s, err := Open(d, src, Options{ReadOnly: true})
 			if err != nil {
 				t.Errorf("%s byte %d mask %#x: cannot be opened: %v", name, i, mask, err)
@@ -532,7 +532,7 @@ func TestEveryFlippedByteIsFound(t *testing.T) {
 			} else if !strings.HasPrefix(bad[0].What, name) && !strings.HasPrefix(name, "ledger/") {
 				t.Errorf("%s byte %d: told as %v", name, i, bad)
 			}
-			must(t, d.Flip(name, int64(i), mask))
+			must(t, d.Flip(name, i, mask))
 		}
 	}
 }

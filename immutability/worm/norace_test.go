@@ -1,0 +1,5 @@
+//go:build !race
+
+package worm
+
+const raceEnabled = false
