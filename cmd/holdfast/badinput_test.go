@@ -198,7 +198,7 @@ func TestUnreachableSourceIsNotExplained(t *testing.T) {
 	})
 	t.Run("key not accepted", func(t *testing.T) {
 		file, _ := s.key("unknown")
-		pull(t, url, srv.KnownHostsFile, file).says(t, exitFailed, "authorized_keys", srv.User)
+		pull(t, url, srv.KnownHostsFile, file).says(t, exitFailed, "authorized_keys", srv.User, "ssh-keygen -y -f")
 	})
 	t.Run("key with a passphrase", func(t *testing.T) {
 		file := filepath.Join(s.dir, "locked")

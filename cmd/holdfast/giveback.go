@@ -193,22 +193,30 @@ func showSnapshot(ctx context.Context, c *call, s *vault.Snapshot) error {
 	}
 	t := tabwriter.NewWriter(c.out, 0, 0, 2, ' ', 0)
 	for _, row := range [][2]string{
-		{"snapshot", j.Source + "@" + j.Time}, {"id", j.ID}, {"state", j.State}, {"origin", printable(j.Origin)},
+		{"snapshot", j.Source + "@" + j.Time}, {"id", j.ID}, {"state", j.State}, {"origin", j.Origin},
 		{"host key", j.HostKey}, {"begun", j.Begin.Format(time.RFC3339)}, {"committed", j.Commit.Format(time.RFC3339)},
 		{"lock", j.Mode + " until " + j.LockedUntil.Format(time.RFC3339)},
 		{"holds", fmt.Sprintf("%d files, %d directories, %s", j.Files, j.Directories, humanize.IBytes(j.Bytes))},
 		{"was new", fmt.Sprintf("%s, %s stored", humanize.IBytes(j.NewBytes), humanize.IBytes(j.StoredBytes))},
-		{"not told", strings.Join(j.Fidelity, "; ")},
-		{"not had", fmt.Sprintf("%d paths", j.ProblemCount)},
+		{"left out", strings.Join(j.Excludes, " ")}, {"not had", fmt.Sprintf("%d paths", j.ProblemCount)},
 	} {
 		if row[1] != "" {
-			fmt.Fprintf(t, "%s\t%s\n", row[0], row[1])
+			fmt.Fprintf(t, "%s\t%s\n", row[0], printable(row[1]))
 		}
 	}
 	for _, p := range j.Problems {
 		fmt.Fprintf(t, "  %s\t%s\n", printable(p.Path), printable(p.Reason))
 	}
-	return t.Flush()
+	if err := t.Flush(); err != nil {
+		return err
+	}
+	if len(j.Fidelity) > 0 {
+		fmt.Fprintln(c.out, "SFTP cannot tell everything:")
+	}
+	for _, note := range j.Fidelity {
+		fmt.Fprintf(c.out, "  %s\n", printable(note))
+	}
+	return nil
 }
 
 func verbLs() *verb {

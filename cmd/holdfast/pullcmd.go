@@ -273,7 +273,7 @@ func (h *host) pullOnce(ctx context.Context, r pullRequest) (puller.Result, erro
 		},
 	}
 	res, err := puller.Run(ctx, job)
-	return res, explainPull(r.source.Name, err)
+	return res, h.explainPull(r.source, err)
 }
 
 func fingerprints(keys []ssh.PublicKey) string {
@@ -285,7 +285,8 @@ func fingerprints(keys []ssh.PublicKey) string {
 }
 
 // explainPull says what to do next about the errors that a person meets most.
-func explainPull(source string, err error) error {
+func (h *host) explainPull(s config.Source, err error) error {
+	_, enrolled := h.cfg.Source(s.Name)
 	var wrong *remote.HostKeyError
 	var dial *net.OpError
 	switch {
@@ -298,9 +299,15 @@ func explainPull(source string, err error) error {
 	case durable.IsNoSpace(err):
 		return fmt.Errorf("%w\nWhat was pulled is kept. Make room on the vault's file system (holdfast prune, or more disk) and pull again: it goes on where it was", err)
 	case errors.As(err, &wrong):
-		return fmt.Errorf("%w\nNothing was read. If the host was reinstalled, compare the new fingerprint on its console and change the pin of source %q; if not, somebody is between you and it", err, source)
+		if enrolled {
+			return fmt.Errorf("%w\nNothing was read. The pin is a line of the source's configuration; see: holdfast source show %s", err, s.Name)
+		}
+		return fmt.Errorf("%w\nNothing was read. The pin is what --known-hosts or --host-key gave", err)
 	case errors.Is(err, remote.ErrAuth):
-		return fmt.Errorf("%w\nThe line for the source's authorized_keys is shown by: holdfast source show %s", err, source)
+		if enrolled {
+			return fmt.Errorf("%w\nThe line for the source's authorized_keys is shown by: holdfast source show %s", err, s.Name)
+		}
+		return fmt.Errorf("%w\nThe line for it comes from: ssh-keygen -y -f %q", err, s.Identity)
 	}
 	return err
 }
@@ -369,7 +376,11 @@ func newPullJSON(name string, r puller.Result, err error) pullJSON {
 
 func (c *call) reportPull(name string, r puller.Result, err error) {
 	if err != nil {
-		for line := range strings.Lines(err.Error()) {
+		text := err.Error()
+		for _, again := range []string{"pull of ", "source "} { // the line begins with it
+			text = strings.TrimPrefix(text, again+fmt.Sprintf("%q: ", name))
+		}
+		for line := range strings.Lines(text) {
 			fmt.Fprintf(c.err, "holdfast: pull %s: %s\n", name, strings.TrimRight(line, "\n"))
 		}
 		return

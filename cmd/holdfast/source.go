@@ -181,13 +181,17 @@ func newKeyPair(comment string) ([]byte, ssh.PublicKey, error) {
 	return pem.EncodeToMemory(block), key, err
 }
 
+// authorizedLine is the line for authorized_keys by which a key reads and does nothing else.
+func authorizedLine(key string) string {
+	return `restrict,from="VAULT_IP",command="internal-sftp -R" ` + key + " holdfast"
+}
+
 // printRecipe prints what makes the key able to read and nothing else (verified against OpenSSH 9.2).
 func printRecipe(w io.Writer, user string, key ssh.PublicKey) {
-	line := strings.TrimSpace(string(ssh.MarshalAuthorizedKey(key)))
 	fmt.Fprintf(w, `
 On the source, in ~%s/.ssh/authorized_keys, one line (put the vault's address for VAULT_IP):
 
-    restrict,from="VAULT_IP",command="internal-sftp -R" %s holdfast
+    %s
 
 Better, with an account of its own, in /etc/ssh/sshd_config:
 
@@ -198,7 +202,7 @@ Better, with an account of its own, in /etc/ssh/sshd_config:
 
 -R makes the session read-only: with it the key cannot write, run or forward anything.
 
-`, user, line, user)
+`, user, authorizedLine(strings.TrimSpace(string(ssh.MarshalAuthorizedKey(key)))), user)
 }
 
 func sourceListCommand(a *app) *cobra.Command {
@@ -250,9 +254,13 @@ func sourceShowCommand(a *app) *cobra.Command {
 			if asJSON {
 				return writeJSON(a.out, j)
 			}
+			authorized := ""
+			if j.PublicKey != "" {
+				authorized = authorizedLine(j.PublicKey)
+			}
 			w := tabwriter.NewWriter(a.out, 0, 0, 2, ' ', 0)
 			for _, row := range [][2]string{
-				{"name", j.Name}, {"url", j.URL}, {"identity", j.Identity}, {"public key", j.PublicKey},
+				{"name", j.Name}, {"url", j.URL}, {"identity", j.Identity}, {"authorized_keys", authorized},
 				{"host keys", strings.Join(j.HostKeys, " ")}, {"known_hosts", j.KnownHosts}, {"every", orDash(j.Every)},
 				{"lock", j.LockMode + " " + j.LockFor}, {"exclude", strings.Join(j.Exclude, " ")},
 			} {
