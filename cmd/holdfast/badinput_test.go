@@ -22,7 +22,7 @@ func (r result) says(t testing.TB, code int, words ...string) {
 	if r.code != code {
 		t.Errorf("exit %d, want %d\n%s%s", r.code, code, r.out, r.err)
 	}
-	if code != exitDone && code != exitDamage && !strings.HasPrefix(r.err, "holdfast: ") {
+	if (code == exitFailed || code == exitUsage) && !strings.HasPrefix(r.out, "[") && !strings.HasPrefix(r.err, "holdfast: ") {
 		t.Errorf("who is speaking? %q", r.err)
 	}
 	for _, w := range words {
@@ -60,11 +60,6 @@ func freePort(t testing.TB) string {
 // TestWrongCommandLineIsNotExplained gives wrong words to every command.
 func TestWrongCommandLineIsNotExplained(t *testing.T) {
 	s := initialised(t)
-	other := newSite(t)
-	notVault := filepath.Join(s.dir, "plain")
-	if err := os.Mkdir(notVault, 0o755); err != nil {
-		t.Fatal(err)
-	}
 	s.write("plain/file", "")
 	for _, x := range []struct {
 		args string
@@ -139,7 +134,6 @@ func TestWrongCommandLineIsNotExplained(t *testing.T) {
 		})
 	}
 	s.must("check")
-	_ = other
 }
 
 // TestWrongConfigurationIsNotFound has one mistake a file; each is shown with its place.
@@ -177,7 +171,9 @@ func TestUnreachableSourceIsNotExplained(t *testing.T) {
 		addr := freePort(t)
 		_, port, _ := net.SplitHostPort(addr)
 		hosts := s.write("down_hosts", fmt.Sprintf("[127.0.0.1]:%s %s", port, ssh.MarshalAuthorizedKey(srv.HostKey)))
-		pull(t, "sftp://"+srv.User+"@"+addr+src, hosts, srv.IdentityFile).says(t, exitFailed, addr, "refused", "host is up")
+		down := "sftp://" + srv.User + "@" + addr + src
+		pull(t, down, hosts, srv.IdentityFile).says(t, exitFailed, addr, "refused", "host is up")
+		s.run("source", "add", "down", down).says(t, exitFailed, addr, "refused", "host is up")
 	})
 	t.Run("no such host", func(t *testing.T) {
 		hosts := s.write("none_hosts", fmt.Sprintf("nowhere.invalid %s", ssh.MarshalAuthorizedKey(srv.HostKey)))
@@ -421,103 +417,27 @@ func TestRestoreOverwritesOrInvents(t *testing.T) {
 	}
 }
 
-// damages are ways to spoil a vault of two snapshots of different sources; web2 must come back from each.
-var damages = []struct {
-	name  string
-	spoil func(t testing.TB, s *site, web1 snapshotJSON)
-	say   string
-	web2  bool // can still be restored
-}{
-	{"pack flipped", func(t testing.TB, s *site, _ snapshotJSON) {
-		flip(t, filepath.Join(s.vault, "packs/00000001.pack"), 0.3)
-	}, "packs/00000001.pack", true},
-	{"pack cut", func(t testing.TB, s *site, _ snapshotJSON) { cut(t, filepath.Join(s.vault, "packs/00000001.pack")) }, "packs/00000001.pack", true},
-	{"pack gone", func(t testing.TB, s *site, _ snapshotJSON) { remove(t, filepath.Join(s.vault, "packs/00000001.pack")) }, "packs/00000001.pack", true},
-	{"manifest flipped", func(t testing.TB, s *site, w snapshotJSON) {
-		flip(t, filepath.Join(s.vault, "manifests", w.ID+".manifest"), 0.5)
-	}, "manifests/", true},
-	{"manifest gone", func(t testing.TB, s *site, w snapshotJSON) {
-		remove(t, filepath.Join(s.vault, "manifests", w.ID+".manifest"))
-	}, "manifests/", true},
-	{"ledger flipped", func(t testing.TB, s *site, _ snapshotJSON) {
-		flip(t, filepath.Join(s.vault, "ledger/000001.jsonl"), 0.6)
-	}, "ledger/000001.jsonl", false},
-	{"checkpoint flipped", func(t testing.TB, s *site, _ snapshotJSON) { flip(t, filepath.Join(s.vault, "ledger/checkpoint"), 0.8) }, "checkpoint", true},
-	{"vault.json flipped", func(t testing.TB, s *site, _ snapshotJSON) { flip(t, filepath.Join(s.vault, "vault.json"), 0.5) }, "vault.json", true},
-	{"vault.json gone", func(t testing.TB, s *site, _ snapshotJSON) { remove(t, filepath.Join(s.vault, "vault.json")) }, "vault.json", true},
-	{"keyring flipped", func(t testing.TB, s *site, _ snapshotJSON) { flip(t, filepath.Join(s.vault, "keyring"), 0.5) }, "keyring", true},
-	{"keyring gone", func(t testing.TB, s *site, _ snapshotJSON) { remove(t, filepath.Join(s.vault, "keyring")) }, "keyring", true},
-	{"clock flipped", func(t testing.TB, s *site, _ snapshotJSON) { flip(t, filepath.Join(s.vault, "keeper/clock"), 0.5) }, "clock", true},
-}
-
-func flip(t testing.TB, file string, where float64) {
-	t.Helper()
-	b, err := os.ReadFile(file)
-	if err != nil {
-		t.Fatal(err)
-	}
-	b[int(float64(len(b))*where)] ^= 4
-	if err := os.WriteFile(file, b, 0o600); err != nil {
-		t.Fatal(err)
-	}
-}
-
-func cut(t testing.TB, file string) {
-	t.Helper()
-	if err := os.Truncate(file, 1000); err != nil {
-		t.Fatal(err)
-	}
-}
-
-func remove(t testing.TB, file string) {
-	t.Helper()
-	if err := os.Remove(file); err != nil {
-		t.Fatal(err)
-	}
-}
-
-// TestDamageIsNotFoundOrTakesMoreWithIt spoils one thing at a time.
-func TestDamageIsNotFoundOrTakesMoreWithIt(t *testing.T) {
-	good, srv, _ := pulledSite(t)
-	src := filepath.Join(t.TempDir(), "two")
-	writeTree(t, src, 52, 40, 1)
-	good.pull(srv, "web2", src)
-	var list []snapshotJSON
-	good.must("snapshots", "web1", "--json").json(t, &list)
-	for _, x := range damages {
-		t.Run(x.name, func(t *testing.T) {
-			s := *good
-			s.t = t
-			s.vault = filepath.Join(t.TempDir(), "vault")
-			if out, err := exec.Command("cp", "-a", good.vault, s.vault).CombinedOutput(); err != nil {
-				t.Fatalf("%v %s", err, out)
+// TestOneBadSourceHidesOrStopsTheOthers pulls several sources at once: each is pulled, and the exit code is the worst.
+func TestOneBadSourceHidesOrStopsTheOthers(t *testing.T) {
+	s, srv, src := pulledSite(t)
+	denied := sshdtest.Start(t, sshdtest.Options{Subsystem: "internal-sftp -P open"})
+	s.write("holdfast.yaml", "vault: "+s.vault+"\nsources:\n"+sourceItem(srv, "down", src+"/nowhere")+
+		sourceItem(denied, "part", src)+sourceItem(srv, "good", src))
+	for _, x := range []struct {
+		sources string
+		code    int
+	}{{"good", exitDone}, {"good part", exitPartial}, {"part good", exitPartial}, {"down good", exitFailed}, {"down part good", exitFailed}, {"", exitFailed}} {
+		r := s.run(append([]string{"pull", "--json"}, strings.Fields(x.sources)...)...)
+		r.says(t, x.code)
+		var list []pullJSON
+		r.json(t, &list)
+		for _, p := range list {
+			if want := map[string]string{"good": "complete", "part": "partial", "down": "failed"}[p.Source]; p.State != want {
+				t.Errorf("%s: %+v", x.sources, p)
 			}
-			s.env = append(append([]string{}, good.env...), "HOLDFAST_VAULT="+s.vault)
-			x.spoil(t, &s, list[0])
-			began := time.Now()
-			s.run("check", "--read-data").says(t, exitDamage, "DAMAGE", x.say)
-			if x.name != "clock flipped" { // whoever opens the vault for writing mends the clock's state from the ledger
-				r := s.run("check", "--read-data", "--json")
-				r.says(t, exitDamage)
-				var report struct {
-					Damage []struct{ What, Detail string }
-				}
-				if r.json(t, &report); len(report.Damage) == 0 {
-					t.Error("the report in JSON names no damage")
-				}
-			}
-			to := filepath.Join(t.TempDir(), "out")
-			if r := s.run("restore", "web2@latest", "--to", to); x.web2 {
-				r.says(t, exitDone)
-				sameAsSource(t, src, to)
-			} else {
-				t.Logf("restore of web2: exit %d %s", r.code, r.err)
-			}
-			prune, pull := s.run("prune"), s.run(pullArgs(srv, "web2", src)...)
-			t.Logf("prune: exit %d %s\npull: exit %d %s", prune.code, prune.err, pull.code, pull.err)
-			if took := time.Since(began); took > time.Minute {
-				t.Errorf("it took %v", took)
-			}
-		})
+		}
+		if want := max(len(strings.Fields(x.sources)), 1); x.sources != "" && len(list) != want || x.sources == "" && len(list) != 3 {
+			t.Errorf("%q gave %d results", x.sources, len(list))
+		}
 	}
 }

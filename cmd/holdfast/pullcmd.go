@@ -288,12 +288,11 @@ func fingerprints(keys []ssh.PublicKey) string {
 func (h *host) explainPull(s config.Source, err error) error {
 	_, enrolled := h.cfg.Source(s.Name)
 	var wrong *remote.HostKeyError
-	var dial *net.OpError
 	switch {
 	case err == nil:
 		return nil
-	case errors.As(err, &dial) && dial.Op == "dial":
-		return fmt.Errorf("%w\nNothing was read. See whether the host is up, its name and port are right, and its firewall lets this machine in", err)
+	case isDial(err):
+		return unreachable(s.URL, err)
 	case errors.Is(err, puller.ErrEmpty):
 		return fmt.Errorf("%w\nIf it is meant, give --allow-empty to: holdfast pull", err)
 	case durable.IsNoSpace(err):
@@ -311,6 +310,32 @@ func (h *host) explainPull(s config.Source, err error) error {
 	}
 	return err
 }
+
+// isDial says whether a connection could not even be made.
+func isDial(err error) bool {
+	var op *net.OpError
+	return errors.As(err, &op) && op.Op == "dial"
+}
+
+// unreachable says in one sentence what the layers of a failed dial say in four.
+func unreachable(url string, err error) error {
+	var op *net.OpError
+	_, host, port, _, perr := remote.ParseURL(url)
+	if perr != nil || !errors.As(err, &op) {
+		return err
+	}
+	return &saidError{fmt.Sprintf("cannot connect to %s: %v\nSee whether the host is up, its name and port are right, and its firewall lets this machine in",
+		net.JoinHostPort(host, fmt.Sprint(port)), op.Err), err}
+}
+
+// saidError is an error in other words; what it was stays in the chain.
+type saidError struct {
+	text string
+	err  error
+}
+
+func (e *saidError) Error() string { return e.text }
+func (e *saidError) Unwrap() error { return e.err }
 
 func pullEvents(line *progressLine, name string, c *call) puller.Events {
 	return puller.Events{

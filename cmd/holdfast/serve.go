@@ -219,8 +219,16 @@ func (s *server) viewFor(u door.User) *view {
 	return w
 }
 
-// doorKey reads the door's host key, or makes one beside the unlock key.
+// doorKey reads the door's host key, or makes one beside the unlock key. Without a door nobody can know the key: the unix
+// socket's peers go by the kernel's word, and one is made for this run only.
 func (s *server) doorKey() (ssh.Signer, error) {
+	if s.cfg.Door.Listen == "" {
+		text, _, err := newKeyPair("holdfast socket")
+		if err != nil {
+			return nil, err
+		}
+		return ssh.ParsePrivateKey(text)
+	}
 	file := s.cfg.Door.HostKey
 	if file == "" {
 		base, err := s.h.a.userDir()

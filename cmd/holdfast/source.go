@@ -130,6 +130,9 @@ func (a *app) pin(ctx context.Context, s *config.Source, e enrolment, host strin
 		return nil
 	}
 	key, err := remote.FetchHostKey(ctx, host, port)
+	if isDial(err) {
+		return unreachable(e.url, err)
+	}
 	if err != nil {
 		return fmt.Errorf("host key of %s: %w", net.JoinHostPort(host, fmt.Sprint(port)), err)
 	}
