@@ -14,8 +14,10 @@ import (
 	"github.com/holdfast-vault/holdfast/puller/sshdtest"
 )
 
-// full asks for the sizes that take minutes.
-func full() bool { return os.Getenv("HOLDFAST_SWEEP") == "full" }
+// full asks for the whole sizes, a minute more: in sweeps, and where nothing may be left out.
+func full() bool {
+	return os.Getenv("HOLDFAST_SWEEP") == "full" || os.Getenv(sshdtest.RequireAll) == "1"
+}
 
 // treeSize counts what lies below a directory.
 func treeSize(t testing.TB, dir string) (entries, bytes int64) {
