@@ -19,10 +19,14 @@ import (
 
 const (
 	// hostileRowsMin is the number of hostile behaviours that a whole pull is known to survive. It only ever grows.
-	hostileRowsMin = 128
+	hostileRowsMin = 160
 	// hostileDeadline is how long one of them may keep a pull.
 	hostileDeadline = 90 * time.Second
 )
+
+// spoilsItsOwn are behaviours that reach the honest part, too, when much is asked at once, as a whole pull does: their bytes
+// get between those of honest answers, and nobody can tell the content that a server makes up from any other.
+var spoilsItsOwn = map[string]bool{"drips-answers": true}
 
 func hostileTarget(s *hostile.Server) target {
 	return target{addr: s.Addr, user: "vault", signer: hostile.ClientKey(), key: s.HostKey, limits: remote.Limits{
@@ -66,6 +70,9 @@ func TestHostileSourcesThroughWholePulls(t *testing.T) {
 func hostileRow(t *testing.T, shared *store, source string, b hostile.Behaviour, honest *hostile.Server) {
 	s := *shared
 	s.t = t
+	if spoilsItsOwn[b.Name] {
+		b.Outcome = hostile.Lost
+	}
 	first := s.pull(s.job(source, hostile.Root, hostileTarget(honest)))
 	if first.Partial {
 		t.Fatalf("an honest source: %+v", first.Problems)
@@ -94,7 +101,9 @@ func hostileRow(t *testing.T, shared *store, source string, b hostile.Behaviour,
 	s.honest(first.Snapshot.ID) // as it was
 
 	server.Reform()
-	again, err := pullInTime(t, s.job(source, hostile.Root, hostileTarget(server)))
+	job = s.job(source, hostile.Root, hostileTarget(server))
+	job.FullReread = spoilsItsOwn[b.Name]
+	again, err := pullInTime(t, job)
 	if err != nil || again.Partial {
 		t.Fatalf("the next honest pull: %v, %+v", err, again.Problems)
 	}
