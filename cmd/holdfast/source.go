@@ -25,7 +25,7 @@ import (
 
 func sourceCommand(a *app) *cobra.Command {
 	c := &cobra.Command{Use: "source", Short: "Enrol and list sources", RunE: helpOnly}
-	c.AddCommand(sourceAddCommand(a), sourceListCommand(a), sourceShowCommand(a))
+	c.AddCommand(sourceAddCommand(a), sourceListCommand(a), sourceShowCommand(a), sourceTestCommand(a))
 	return c
 }
 
@@ -105,11 +105,11 @@ func (a *app) sourceAdd(ctx context.Context, e enrolment) error {
 	if made != nil {
 		printRecipe(a.out, user, made)
 	}
-	next := "holdfast pull " + e.name
+	where := ""
 	if a.vaultFlag != "" {
-		next += " --vault " + a.vaultFlag
+		where = " --vault " + a.vaultFlag
 	}
-	fmt.Fprintf(a.out, "Next: %s\n", next)
+	fmt.Fprintf(a.out, "Next: holdfast source test %s%s\n      holdfast pull %s%s\n", e.name, where, e.name, where)
 	return nil
 }
 
