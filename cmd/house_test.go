@@ -49,6 +49,10 @@ var rooms = []arrow{
 	{"puller", "puller/schedule", "the words of a schedule's history"},
 
 	{"metrics", "metrics/status", "the status page is served beside the metrics"},
+
+	{"bench", "bench/corpus", "what is pulled"},
+	{"bench", "bench/delay", "the long way to it"},
+	{"bench", "bench/lab", "programs are run and measured in one place"},
 }
 
 // bare packages import nothing of ours at all.
@@ -62,6 +66,9 @@ var bare = map[string]string{
 	"puller/schedule":        "pure",
 	"puller/throwaway":       "stands in for a stranger's machine",
 	"systemd":                "asks systemd, not us",
+	"bench/corpus":           "a corpus must not change with us",
+	"bench/delay":            "a wire knows nothing of what it carries",
+	"bench/lab":              "all are measured alike",
 }
 
 // unreachable: what a package must not reach, not even through others.
@@ -112,7 +119,7 @@ var rims = []struct {
 	{"github.com/spf13", []string{"cmd/holdfast"}, "the command line"},
 	{"github.com/coreos/go-systemd", []string{"cmd/holdfast"}, "saying that the daemon is ready"},
 	{"golang.org/x/term", []string{"cmd/holdfast"}, "asking for confirmation"},
-	{"golang.org/x/sys", []string{"immutability/durable", "immutability/clock", "vault/restore", "vault/door", "vault/index", "cmd/holdfast"}, "what the kernel offers beyond the standard library"},
+	{"golang.org/x/sys", []string{"immutability/durable", "immutability/clock", "vault/restore", "vault/door", "vault/index", "cmd/holdfast", "bench/corpus", "bench/lab"}, "what the kernel offers beyond the standard library"},
 	{"golang.org/x/sync", nil, "anywhere: goroutines tied to a scope"},
 	{"golang.org/x/time", nil, "anywhere: rates"},
 	{"golang.org/x/text", nil, "anywhere: Unicode"},
@@ -126,6 +133,6 @@ var kernel = []struct {
 	why  string
 }{
 	{"time.Now(", []string{"immutability", "vault"}, []string{"immutability/clock", "vault/door"}, "only clock asks the kernel for the time behind locks; the door needs it for deadlines of connections"},
-	{"exec.Command", []string{""}, []string{"metrics/promtest", "puller/sshdtest"}, "the daemon starts no program: in its root there is none"},
+	{"exec.Command", []string{""}, []string{"metrics/promtest", "puller/sshdtest", "bench/lab"}, "the daemon starts no program: in its root there is none"},
 	{`import "C"`, []string{""}, nil, "one static binary"},
 }
