@@ -64,7 +64,7 @@ func (s *server) pullOnSchedule(ctx context.Context, src config.Source, key [32]
 		h.LastBegin = time.Now()
 		_, err := s.h.pull(ctx, pullRequest{
 			source: src, lock: s.h.lockFor(src, noLockAsked),
-			slice:  puller.Slice{Days: rereadDays, Day: time.Now().Unix() / 86400, Key: key},
+			slice: puller.Slice{Days: rereadDays, Day: time.Now().Unix() / 86400, Key: key},
 			events: puller.Events{Lost: func(err error, wait time.Duration) {
 				s.log.Warn("connection lost", "source", src.Name, "error", fmt.Sprintf("%q", err.Error()), "again_in", wait)
 			}},
