@@ -83,7 +83,8 @@ func TestKilledPullLosesOrDamagesSomething(t *testing.T) {
 				t.Errorf("killed while %s, the next pull read %d bytes again", m.phase, again.ReadBytes)
 			}
 			packs := dirBytes(t, filepath.Join(s.vault, "packs"))
-			if limit := basePacks + int64(len(cut))*16<<20 + 256<<10; packs > limit {
+			// How chunks fall into blocks differs from run to run, and with it how well they compress: by about 1 %.
+			if limit := basePacks + basePacks/50 + int64(len(cut))*16<<20 + 256<<10; packs > limit {
 				t.Errorf("packs hold %d bytes, uninterrupted %d", packs, basePacks)
 			}
 			s.must("check", "--read-data")

@@ -120,7 +120,6 @@ type memory struct {
 	gone        map[string]bool // removal was acknowledged
 	pruned      bool            // a prune was begun: what may go may be gone
 	checkpoints [][]byte
-	session     int
 }
 
 type acked struct {
