@@ -23,6 +23,10 @@ var ErrBroken = errors.New("ledger: the record was not acknowledged; its segment
 // ErrReadOnly is the error of an Append to a ledger that was opened without the signing key.
 var ErrReadOnly = errors.New("ledger: opened for reading only")
 
+// ErrForeign is wrapped by the error of every Append after somebody else was found to have written to the ledger. Going on
+// would fork it: two records of one number, and no way to tell which of them was acknowledged.
+var ErrForeign = errors.New("somebody else writes to this ledger")
+
 // Ledger is an open ledger. It is safe for concurrent use; one process at a time may write.
 type Ledger struct {
 	disk     durable.Disk
@@ -38,7 +42,14 @@ type Ledger struct {
 	tree     tree
 	note     []byte // newest signed checkpoint
 	noted    int64  // leaves that the checkpoint on the disk covers
-	file     durable.File
+	// acked is how many leaves are acknowledged: all, but for a pin behind which no record came to stand yet. The next
+	// Open may leave that one out, so nobody outside is told of it.
+	acked int64
+	file  durable.File
+	// extent is the size that the last segment's file has by what this process did to it, or at most has after a write
+	// that failed. foreign is set once that is found to be otherwise, and stays.
+	extent  int64
+	foreign error
 	// next is the number of a segment that was never used.
 	next int
 	// fresh says that the next record begins a new segment: the last one ends in a torn or
@@ -103,6 +114,7 @@ func Open(d durable.Disk, dir string, signerKey string, verifier string) (*Ledge
 		segments: s.segments, tree: s.tree, note: s.checkpoint, noted: int64(s.signed.Size),
 	}
 	last := s.segments[len(s.segments)-1]
+	l.acked, l.extent = s.tree.n, last.size
 	l.next = last.number + 1
 	l.fresh = s.abandoned || last.tail > 0
 	if signerKey == "" {
@@ -179,6 +191,9 @@ func (l *Ledger) Append(r Record) (Record, error) {
 	if r.Kind == KindInit || r.Kind == KindSegment {
 		return Record{}, fmt.Errorf("ledger: a record of kind %q cannot be appended", r.Kind)
 	}
+	if l.foreign != nil {
+		return Record{}, l.foreign
+	}
 	if l.fresh || l.segments[len(l.segments)-1].bytes >= segmentFull {
 		if err := l.begin(r); err != nil {
 			return Record{}, err
@@ -190,11 +205,15 @@ func (l *Ledger) Append(r Record) (Record, error) {
 		return Record{}, err
 	}
 	if err := l.write(line); err != nil {
+		if l.foreign != nil {
+			return Record{}, l.foreign
+		}
 		return Record{}, fmt.Errorf("%w: %w", ErrBroken, err)
 	}
 	if err := l.count(line); err != nil {
 		return Record{}, err
 	}
+	l.acked = l.tree.n
 	r.Raw = line
 	_ = l.publish() // told by checkpointError, made good by the next Append or Open
 	return r, nil
@@ -207,6 +226,13 @@ func (l *Ledger) begin(r Record) error {
 		return err
 	}
 	l.closeFile()
+	info, err := l.disk.Stat(segmentName(l.dir, l.segments[len(l.segments)-1].number))
+	if err != nil {
+		return fmt.Errorf("ledger: %w", err)
+	}
+	if info.Size() > l.extent {
+		return l.stop(info.Size())
+	}
 	l.fresh = true
 	number := l.next
 	l.next++ // used up, whatever happens: a name that failed once may come and go with a power cut
@@ -219,6 +245,11 @@ func (l *Ledger) begin(r Record) error {
 		return err
 	}
 	err = durable.WriteNew(l.disk, segmentName(l.dir, number), append(line, '\n'), 0o600)
+	if errors.Is(err, fs.ErrExist) {
+		l.foreign = fmt.Errorf("ledger: %s was made by another process: %w; stop all of them and start one, this one writes nothing more",
+			segmentName(l.dir, number), ErrForeign)
+		return l.foreign
+	}
 	if err != nil {
 		// Power fails here: the segment may be there with nothing but its pin; Open leaves it out.
 		return fmt.Errorf("ledger: new segment: %w", err)
@@ -226,8 +257,15 @@ func (l *Ledger) begin(r Record) error {
 	// Power fails here: the same; the line behind which this segment was made necessary is now out
 	// of the count only once a record follows, and nothing was acknowledged that relies on it.
 	l.segments = append(l.segments, segment{number: number})
-	l.fresh = false
+	l.fresh, l.extent = false, int64(len(line))+1
 	return l.count(line)
+}
+
+// stop ends all writing: the last segment has another size than this process gave it.
+func (l *Ledger) stop(size int64) error {
+	l.foreign = fmt.Errorf("ledger: %s has %d bytes, and this process left it with %d: %w; stop all of them and start one, this one writes nothing more",
+		segmentName(l.dir, l.segments[len(l.segments)-1].number), size, l.extent, ErrForeign)
+	return l.foreign
 }
 
 // write puts a line at the end of the last segment and syncs it.
@@ -244,6 +282,15 @@ func (l *Ledger) write(line []byte) (err error) {
 			return err
 		}
 	}
+	// The vault's lock keeps other writers out, until a person removes its file.
+	size, err := l.file.Size()
+	if err != nil {
+		return err
+	}
+	if size != l.extent {
+		return l.stop(size)
+	}
+	l.extent += int64(len(line)) + 1
 	if _, err = l.file.Write(append(slices.Clip(line), '\n')); err != nil {
 		return err // power fails here: perhaps a part of the line, which is no line
 	}
@@ -344,18 +391,49 @@ func (l *Ledger) Records() iter.Seq[Record] {
 // Init gives the ledger's first record, nil if it is damaged.
 func (l *Ledger) Init() *Init { return l.init }
 
-// Size gives the number of records that count.
+// Replay gives all records that are acknowledged to apply, oldest first, pins included, each proved to be the leaf that was
+// verified when the ledger was opened. It is for who builds on what it is given: a segment that can no longer be read, or
+// a line that is another one now, is an error, where Records would leave it out. A damaged ledger has no such answer.
+func (l *Ledger) Replay(apply func(Record)) error {
+	if len(l.damages) > 0 {
+		return fmt.Errorf("ledger: %w", l.damages[0])
+	}
+	l.mu.Lock()
+	segments, hashes, acked := slices.Clone(l.segments), l.tree.hashes, l.acked
+	l.mu.Unlock()
+	n := int64(0)
+	for _, seg := range segments {
+		data, err := durable.ReadFile(l.disk, segmentName(l.dir, seg.number), segmentMax)
+		if err != nil {
+			return fmt.Errorf("ledger: %w", err)
+		}
+		for k := range seg.lines {
+			line, rest, _ := bytes.Cut(data, []byte("\n"))
+			data = rest
+			r, err := parseLine(line)
+			if err != nil || tlog.RecordHash(line) != hashes[tlog.StoredHashIndex(0, n)] {
+				return fmt.Errorf("ledger: %s line %d is not what it was a moment ago: run check", segmentName(l.dir, seg.number), k+1)
+			}
+			if n++; n <= acked {
+				apply(r)
+			}
+		}
+	}
+	return nil
+}
+
+// Size gives the number of records that count and are acknowledged.
 func (l *Ledger) Size() uint64 {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return uint64(l.tree.n)
+	return uint64(l.acked)
 }
 
-// Root gives the root of the tree of all records that count.
+// Root gives the root of the tree of the first Size records.
 func (l *Ledger) Root() tlog.Hash {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	h, err := l.tree.root(l.tree.n)
+	h, err := l.tree.root(l.acked)
 	if err != nil {
 		return tlog.Hash{} // cannot be: the tree holds all its own hashes
 	}

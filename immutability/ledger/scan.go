@@ -43,6 +43,7 @@ type segment struct {
 	lines  int   // lines that count, from the first one on
 	bytes  int64 // what these take, newlines included
 	tail   int64 // bytes behind them: a torn line, or a line that was never acknowledged
+	size   int64 // of the file when it was read
 	torn   error // what is wrong with the first line of the tail, if it ends in a newline
 }
 
@@ -165,7 +166,7 @@ func (s *scan) readSegment(number int) error {
 		s.segments = append(s.segments, segment{number: number})
 		return nil
 	}
-	seg := segment{number: number}
+	seg := segment{number: number, size: int64(len(data))}
 	rest := data[endOfValid(data):]
 	for data = data[:len(data)-len(rest)]; len(data) > 0; seg.lines++ {
 		line, more, _ := bytes.Cut(data, []byte("\n"))
