@@ -2,11 +2,13 @@ package vault
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
+	"io/fs"
 	"slices"
-	"sort"
 	"sync"
+	"syscall"
 
 	"github.com/RoaringBitmap/roaring/v2"
 	"golang.org/x/sync/errgroup"
@@ -14,6 +16,7 @@ import (
 	"github.com/holdfast-vault/holdfast/immutability/durable"
 	"github.com/holdfast-vault/holdfast/immutability/worm"
 	"github.com/holdfast-vault/holdfast/vault/chunk"
+	"github.com/holdfast-vault/holdfast/vault/index"
 	"github.com/holdfast-vault/holdfast/vault/keys"
 	"github.com/holdfast-vault/holdfast/vault/pack"
 	"github.com/holdfast-vault/holdfast/vault/snapshot"
@@ -57,12 +60,17 @@ func (v *Vault) Check(ctx context.Context, o CheckOptions) (*CheckReport, error)
 	if err := v.needKey(); err != nil {
 		return nil, err
 	}
-	c := &checker{v: v, o: o, rep: &CheckReport{}, lost: map[chunk.ID]struct{}{}, known: map[uint32][]chunk.ID{}}
+	c := &checker{v: v, o: o, rep: &CheckReport{}, lost: map[lostChunk]struct{}{}, known: map[uint32][]uint64{}}
+	// Listed before the packs: what is committed while the check runs may rely on packs that it does not look at.
+	all, err := v.store.Snapshots()
+	if err != nil {
+		return nil, err
+	}
 	c.rep.Damage = v.store.Check(ctx, o.ReadData)
 	if err := c.packs(ctx); err != nil {
 		return nil, err
 	}
-	if err := c.snapshots(ctx); err != nil {
+	if err := c.snapshots(ctx, all); err != nil {
 		return nil, err
 	}
 	if err := c.index(ctx); err != nil {
@@ -85,7 +93,7 @@ func CheckDir(ctx context.Context, dir string, o Options, co CheckOptions) (rep 
 			return nil, errors.Join(cause, err)
 		}
 		defer func() {
-			if rep != nil && len(rep.Damage) == 0 {
+			if rep != nil && len(rep.Damage) == 0 && !unwritable(cause) {
 				rep.Damage = append(rep.Damage, worm.Damage{What: "vault", Detail: "it cannot be opened for writing: " + cause.Error()})
 			}
 		}()
@@ -94,16 +102,31 @@ func CheckDir(ctx context.Context, dir string, o Options, co CheckOptions) (rep 
 	return v.Check(ctx, co)
 }
 
+// unwritable says whether an error tells of the place where a vault lies and nothing about the vault.
+func unwritable(err error) bool {
+	return durable.IsNoSpace(err) || errors.Is(err, syscall.EROFS) || errors.Is(err, fs.ErrPermission)
+}
+
 type checker struct {
 	v   *Vault
 	o   CheckOptions
 	rep *CheckReport
 
-	mu    sync.Mutex
-	known map[uint32][]chunk.ID // readable packs and the sorted IDs of the chunks they hold
-	lost  map[chunk.ID]struct{} // chunks whose only copy seen so far cannot be read
-	wrong string                // the first thing the index had wrong
+	mu sync.Mutex
+	// known has the readable packs, with the sorted beginnings of the IDs of their chunks: 8 bytes for each chunk of the
+	// vault. IDs are keyed hashes, so two of one pack that begin alike are not to be met.
+	known  map[uint32][]uint64
+	lost   map[lostChunk]struct{} // copies that cannot be read
+	wrong  string                 // the first thing the index had wrong
+	behind bool                   // the index has not learnt a pack yet
 }
+
+type lostChunk struct {
+	pack uint32
+	id   chunk.ID
+}
+
+func beginning(id chunk.ID) uint64 { return binary.BigEndian.Uint64(id[:]) }
 
 func (c *checker) damage(d worm.Damage) {
 	c.mu.Lock()
@@ -169,25 +192,26 @@ func (c *checker) pack(ctx context.Context, info worm.PackInfo) {
 			bad(d.Error())
 		}
 	}
-	ids := make([]chunk.ID, 0, 64)
+	var ids []uint64
 	var lost []chunk.ID
 	for i := range footer.Blocks {
 		b := &footer.Blocks[i]
 		for _, ch := range b.Chunks {
-			ids = append(ids, ch.ID)
+			ids = append(ids, beginning(ch.ID))
 		}
 		if c.o.ReadData {
 			lost = append(lost, c.block(r, info.Number, b, bad)...)
 		}
 	}
 	c.indexHas(info.Number, footer)
-	slices.SortFunc(ids, compareIDs)
+	slices.Sort(ids)
+	ids = slices.Clip(ids)
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.known[info.Number] = ids
 	c.rep.Chunks += uint64(len(ids))
 	for _, id := range lost {
-		c.lost[id] = struct{}{}
+		c.lost[lostChunk{info.Number, id}] = struct{}{}
 	}
 }
 
@@ -215,9 +239,16 @@ func (c *checker) block(r *pack.Reader, number uint32, b *pack.Block, bad func(s
 	return lost
 }
 
-// indexHas compares the index with one footer. A chunk may lie in several packs; any place will do that is right.
+// indexHas compares the index with one footer. A chunk may lie in several packs; any place will do that is right. A pack
+// that was sealed just now, or that was swept meanwhile, says nothing about the index.
 func (c *checker) indexHas(number uint32, f *pack.Footer) {
 	if c.v.o.ReadOnly {
+		return
+	}
+	if !c.v.isIndexed(number) {
+		c.mu.Lock()
+		c.behind = true
+		c.mu.Unlock()
 		return
 	}
 	for i := range f.Blocks {
@@ -226,6 +257,9 @@ func (c *checker) indexHas(number uint32, f *pack.Footer) {
 			p, ok := c.v.lookup(ch.ID)
 			if ok && (p.Pack != number || p.Offset == b.Offset && p.Stored == b.Stored && p.InBlock == ch.Offset && p.Size == ch.Size) {
 				continue
+			}
+			if _, still := c.v.store.Pack(number); !still {
+				return
 			}
 			c.mu.Lock()
 			if c.wrong == "" {
@@ -237,35 +271,54 @@ func (c *checker) indexHas(number uint32, f *pack.Footer) {
 	}
 }
 
-func compareIDs(a, b chunk.ID) int { return slices.Compare(a[:], b[:]) }
-
 // snapshots walks every catalog: each chunk must lie in the pack that is named for it, and the packs named must be those
 // that the manifest relies on.
-func (c *checker) snapshots(ctx context.Context) error {
-	all, err := c.v.store.Snapshots()
-	if err != nil {
-		return err
-	}
+func (c *checker) snapshots(ctx context.Context, all []worm.Snapshot) error {
 	c.rep.Snapshots = len(all)
 	for _, info := range all {
 		if info.Err != nil {
 			continue // the store's own check has said so
 		}
-		s, err := c.v.openSnapshot(info)
-		if err != nil {
-			c.damage(worm.Damage{What: "manifest of " + info.Source + "@" + info.Label, Detail: err.Error(), Snapshot: info.ID})
+		before := *c.rep
+		if err := c.open(ctx, info); err != nil {
+			return err
+		}
+		if len(c.rep.Damage) == len(before.Damage) && c.rep.TouchedCount == before.TouchedCount {
 			continue
 		}
-		if err := c.snapshot(ctx, s); err != nil {
+		if there, err := c.remains(info.ID); err != nil {
 			return err
+		} else if !there {
+			*c.rep = before // pruned while it was looked at
+			c.rep.Snapshots--
 		}
 	}
 	return nil
 }
 
+func (c *checker) remains(id string) (bool, error) {
+	all, err := c.v.store.Snapshots()
+	return slices.ContainsFunc(all, func(s worm.Snapshot) bool { return s.ID == id }), err
+}
+
+func (c *checker) open(ctx context.Context, info worm.Snapshot) error {
+	s, err := c.v.openSnapshot(info)
+	if err != nil {
+		c.damage(worm.Damage{What: "manifest of " + info.Source + "@" + info.Label, Detail: err.Error(), Snapshot: info.ID})
+		return nil
+	}
+	return c.snapshot(ctx, s)
+}
+
 func (c *checker) snapshot(ctx context.Context, s *Snapshot) error {
 	name := s.info.Source + "@" + s.info.Label
 	used := roaring.New()
+	for _, r := range s.Body().ProblemList {
+		used.Add(r.Pack)
+		if !c.has(r) {
+			c.damage(worm.Damage{What: "list of problems of " + name, Detail: fmt.Sprintf("chunk %s cannot be had", r.ID), Snapshot: s.info.ID})
+		}
+	}
 	for e, err := range s.tree.Walk(ctx, "") {
 		if ctx.Err() != nil {
 			return ctx.Err()
@@ -317,13 +370,21 @@ func (c *checker) file(ctx context.Context, s *Snapshot, e snapshot.Entry, used 
 	return whole && size == e.Size
 }
 
+// has says whether a chunk can be had, by the ways that a restore goes: from the pack that is named for it, or from
+// another that the index knows.
 func (c *checker) has(r snapshot.Ref) bool {
-	ids := c.known[r.Pack]
-	i := sort.Search(len(ids), func(i int) bool { return compareIDs(ids[i], r.ID) >= 0 })
-	if i == len(ids) || ids[i] != r.ID {
+	if c.readable(r.Pack, r.ID) {
+		return true
+	}
+	p, ok := c.v.lookup(r.ID)
+	return ok && p.Pack != r.Pack && c.readable(p.Pack, r.ID)
+}
+
+func (c *checker) readable(number uint32, id chunk.ID) bool {
+	if _, ok := slices.BinarySearch(c.known[number], beginning(id)); !ok {
 		return false
 	}
-	_, lost := c.lost[r.ID]
+	_, lost := c.lost[lostChunk{number, id}]
 	return !lost
 }
 
@@ -338,8 +399,15 @@ func (c *checker) index(ctx context.Context) error {
 	}
 	if err != nil {
 		c.wrong = err.Error()
-	} else if x, ok := c.v.index.(interface{ Verify(context.Context) error }); ok && c.wrong == "" {
-		if err := x.Verify(ctx); err != nil && ctx.Err() == nil {
+	}
+	if c.wrong == "" && c.behind {
+		if err := c.catchUp(ctx); err != nil {
+			return err
+		}
+	}
+	if x, ok := c.v.currentIndex().(interface{ Verify(context.Context) error }); ok && c.wrong == "" {
+		err := x.Verify(ctx)
+		if err != nil && ctx.Err() == nil && !errors.Is(err, index.ErrClosed) { // closed: somebody replaced it
 			c.wrong = err.Error()
 		}
 	}
@@ -351,4 +419,16 @@ func (c *checker) index(ctx context.Context) error {
 		return errors.Join(fmt.Errorf("the index is wrong (%s) and could not be rebuilt", c.wrong), err)
 	}
 	return nil
+}
+
+// catchUp lets the index learn what it missed, unless that is under way.
+func (c *checker) catchUp(ctx context.Context) error {
+	if err := c.v.takeIndexTurn(ctx); err != nil {
+		return err
+	}
+	defer func() { <-c.v.indexTurn }()
+	if c.v.index == nil {
+		return nil
+	}
+	return c.v.catchUp(ctx)
 }

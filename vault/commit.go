@@ -151,10 +151,7 @@ func (s *Session) manifest(root snapshot.Root, packs *roaring.Bitmap, body snaps
 	if err != nil {
 		return nil, err
 	}
-	newBytes, storedBytes, err := s.written()
-	if err != nil {
-		return nil, err
-	}
+	newBytes, storedBytes := s.written()
 	body.Stats.NewBytes, body.Stats.StoredBytes = newBytes, storedBytes
 	state := "complete"
 	if o.Partial || s.problemCount > 0 {
@@ -175,14 +172,15 @@ func (s *Session) manifest(root snapshot.Root, packs *roaring.Bitmap, body snaps
 	return m.Encode(s.v.ring)
 }
 
-// written sums up what the session stored, its interrupted runs included: their packs carry its ID.
-func (s *Session) written() (newBytes, storedBytes uint64, err error) {
+// written sums up what the session stored, its interrupted runs included: their packs carry its ID. It is a figure for
+// people: a pack that cannot be read is left out of it and keeps nobody from a snapshot that may not even need it.
+func (s *Session) written() (newBytes, storedBytes uint64) {
 	s.p.stats.mu.Lock()
 	newBytes, storedBytes = s.p.stats.newBytes, s.p.stats.storedBytes
 	mine := roaring.BitmapOf(s.p.stats.packs...)
 	s.p.stats.mu.Unlock()
 	if s.resume == nil {
-		return newBytes, storedBytes, nil
+		return newBytes, storedBytes
 	}
 	for _, info := range s.v.store.Packs() {
 		if info.Session != s.id || mine.Contains(info.Number) {
@@ -191,9 +189,10 @@ func (s *Session) written() (newBytes, storedBytes uint64, err error) {
 		storedBytes += uint64(info.Bytes)
 		raw, err := s.v.packContent(info.Number)
 		if err != nil {
-			return 0, 0, err
+			s.v.o.Logf("session %s: the new bytes of an interrupted run are not counted: %v", s.id, err)
+			continue
 		}
 		newBytes += raw
 	}
-	return newBytes, storedBytes, nil
+	return newBytes, storedBytes
 }

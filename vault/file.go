@@ -47,7 +47,7 @@ func (s *Session) File(ctx context.Context, e *snapshot.Entry) (*FileWriter, err
 	w := &FileWriter{s: s, ctx: ctx, e: *e}
 	w.e.Chunks, w.e.List, w.e.ListPacks = nil, nil, nil
 	if s.resume != nil {
-		if p := s.resume.unfinished[e.Path()]; p != nil && sameVersion(&p.entry, e) {
+		if p := s.resume.unfinished[e.Path()]; p != nil && p.lasting() && sameVersion(&p.entry, e) {
 			w.refs = slices.Clone(p.refs)
 			for _, r := range w.refs {
 				w.offset += uint64(r.Size)
@@ -75,6 +75,7 @@ func (w *FileWriter) Offset() uint64 { return w.offset }
 func (w *FileWriter) Restart() {
 	w.refs, w.buf, w.from = w.refs[:0], w.buf[:0], 0
 	w.size, w.offset, w.recorded, w.sinceRecorded, w.need = 0, 0, 0, 0, 0
+	w.e.Flags |= snapshot.Racy // what comes is not of the version that w.e describes: no later run goes on from it
 }
 
 // Write takes the next bytes. It waits when the vault is slower than the source.

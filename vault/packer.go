@@ -58,7 +58,10 @@ type packer struct {
 	work    chan *block
 	free    chan *block   // blocks at rest, the pool
 	sealing chan struct{} // one token for each pack being finished and sealed
-	sealers sync.WaitGroup
+
+	unsealedMu sync.Mutex
+	unsealed   map[*openPack]struct{} // begun and not sealed: at the end they are left for salvage
+	drop       bool                   // or removed: what is in them is a copy
 
 	pendingMu sync.Mutex
 	pending   map[chunk.ID]pendingChunk // chunks of packs that the index does not know yet
@@ -115,8 +118,8 @@ func (v *Vault) newPacker(ctx context.Context, session string) *packer {
 		work:    make(chan *block, 1),
 		free:    make(chan *block, workers+3),
 		sealing: make(chan struct{}, sealingMax),
-		pending: map[chunk.ID]pendingChunk{},
-		done:    map[uint64]struct{}{},
+		pending: map[chunk.ID]pendingChunk{}, unsealed: map[*openPack]struct{}{},
+		done: map[uint64]struct{}{},
 	}
 	for range cap(p.free) {
 		p.free <- &block{}
@@ -239,6 +242,9 @@ func (p *packer) packFor(n int64) error {
 		return errors.Join(fmt.Errorf("pack %d: %w", in.Number, err), p.v.store.Drop(in))
 	}
 	p.pack = &openPack{in: in, w: w}
+	p.unsealedMu.Lock()
+	p.unsealed[p.pack] = struct{}{}
+	p.unsealedMu.Unlock()
 	return nil
 }
 
@@ -272,7 +278,6 @@ func (p *packer) finishPack() error {
 	op.closing = true
 	ready := op.blocks == 0
 	op.mu.Unlock()
-	p.sealers.Add(1)
 	if ready {
 		p.group.Go(func() error { return p.seal(op) })
 	}
@@ -345,11 +350,10 @@ func (p *packer) markWritten(seq uint64) {
 // a leftover that the next Open salvages; after it, the index learns of the pack when it is opened.
 func (p *packer) seal(op *openPack) (err error) {
 	defer func() {
-		<-p.sealing
-		p.sealers.Done()
 		if err != nil {
-			p.fail(err)
+			p.fail(err) // before the token goes: who gets the last token must see the failure
 		}
+		<-p.sealing
 	}()
 	footer, err := op.w.Finish()
 	if err != nil {
@@ -359,10 +363,13 @@ func (p *packer) seal(op *openPack) (err error) {
 	if err != nil {
 		return fmt.Errorf("pack %d: seal: %w", op.in.Number, err)
 	}
+	p.unsealedMu.Lock()
+	delete(p.unsealed, op)
+	p.unsealedMu.Unlock()
 	entries := indexEntries(op.in.Number, footer)
 	if err := p.v.indexPack(p.ctx, op.in.Number, entries); err != nil {
-		// The pack is safe; only the hints are missing, and the next Open adds them.
-		p.v.o.Logf("index: pack %d: %v; the index catches up when the vault is opened next", op.in.Number, err)
+		// The pack is safe; only the hints are missing, and the next Begin adds them.
+		p.v.o.Logf("index: pack %d: %v; the index catches up with the next pull", op.in.Number, err)
 	} else {
 		// Without an index entry the chunks must stay known for the rest of the session.
 		p.pendingMu.Lock()
@@ -396,18 +403,22 @@ func (p *packer) sealAll() error {
 			return p.cause(err)
 		}
 	}
-	idle := make(chan struct{})
-	go func() { p.sealers.Wait(); close(idle) }()
-	select {
-	case <-idle:
-		return p.cause(p.ctx.Err())
-	case <-p.ctx.Done():
-		return p.cause(p.ctx.Err())
+	// Every pack that is being sealed has a token; whoever holds all of them knows that none is.
+	for range cap(p.sealing) {
+		select {
+		case p.sealing <- struct{}{}:
+		case <-p.ctx.Done():
+			return p.cause(p.ctx.Err())
+		}
 	}
+	for range cap(p.sealing) {
+		<-p.sealing
+	}
+	return p.cause(p.ctx.Err())
 }
 
 // close ends the workers and returns the first error. With finish, everything gathered is written and sealed first;
-// without, the open pack stays in incoming/ for the next Open to salvage.
+// without, and after an error, what is not sealed stays in incoming/ and is salvaged before the next session.
 func (p *packer) close(finish bool) error {
 	var err error
 	if finish {
@@ -427,16 +438,30 @@ func (p *packer) close(finish bool) error {
 	werr := p.group.Wait()
 	p.fail(errPackerClosed)
 	p.mu.Lock()
-	if p.pack != nil {
-		// Closed, not dropped: its complete blocks are worth salvaging.
-		_ = p.pack.in.File.Close()
-		p.pack = nil
-	}
+	p.cur, p.pack = nil, nil
 	p.mu.Unlock()
+	p.leaveUnsealed()
 	if err == nil && werr != nil && !errors.Is(werr, errPackerClosed) {
 		err = werr
 	}
 	return err
+}
+
+// leaveUnsealed closes the packs that were not sealed. Nothing writes to them any more. Their complete blocks are worth
+// salvaging; where that fails they stay as they are until the next Open.
+func (p *packer) leaveUnsealed() {
+	p.unsealedMu.Lock()
+	defer p.unsealedMu.Unlock()
+	for op := range p.unsealed {
+		give := p.v.store.Leave
+		if p.drop {
+			give = p.v.store.Drop
+		}
+		if err := give(op.in); err != nil {
+			p.v.o.Logf("%v; the next start of holdfast looks after it", err)
+		}
+	}
+	clear(p.unsealed)
 }
 
 // cause replaces a bare "context canceled" by the error that cancelled.

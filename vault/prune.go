@@ -19,6 +19,9 @@ func (v *Vault) Prune(ctx context.Context, dry bool) (worm.PruneReport, error) {
 	if dry || len(rep.Packs) == 0 {
 		return rep, err
 	}
+	if v.cache != nil {
+		v.cache.forget(rep.Packs)
+	}
 	v.indexMu.RLock()
 	defer v.indexMu.RUnlock()
 	if v.index != nil {

@@ -331,12 +331,28 @@ func (c *readCache) evictPacks(keep *cachedPack) {
 		if oldest == nil {
 			return
 		}
-		delete(c.packs, oldest.number)
-		c.chunks -= len(oldest.table)
-		if oldest.refs == 0 {
-			_ = oldest.file.Close()
-		} else {
-			oldest.gone = true
+		c.drop(oldest)
+	}
+}
+
+// drop takes an open pack out. Called with mu held.
+func (c *readCache) drop(p *cachedPack) {
+	delete(c.packs, p.number)
+	c.chunks -= len(p.table)
+	if p.refs == 0 {
+		_ = p.file.Close()
+	} else {
+		p.gone = true
+	}
+}
+
+// forget closes packs that were removed: an open file keeps its room on the disk.
+func (c *readCache) forget(numbers []uint32) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, n := range numbers {
+		if p := c.packs[n]; p != nil && p.table != nil {
+			c.drop(p)
 		}
 	}
 }

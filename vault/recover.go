@@ -9,6 +9,7 @@ import (
 
 	"github.com/RoaringBitmap/roaring/v2"
 
+	"github.com/holdfast-vault/holdfast/immutability/durable"
 	"github.com/holdfast-vault/holdfast/vault/index"
 	"github.com/holdfast-vault/holdfast/vault/pack"
 )
@@ -28,7 +29,13 @@ func (v *Vault) recover(ctx context.Context) error {
 	if err := v.catchUp(ctx); err != nil {
 		return err
 	}
-	return v.salvage(ctx)
+	err := v.salvage(ctx)
+	if !durable.IsNoSpace(err) {
+		return err
+	}
+	// Reading, and removing what may go, must be possible on a full disk.
+	v.o.Logf("%v; nothing is lost, and the next pull tries again", err)
+	return nil
 }
 
 // openIndex opens or makes the index. A vault without a usable index can still be read.
@@ -62,7 +69,8 @@ func (v *Vault) openIndex(ctx context.Context) {
 }
 
 // catchUp makes the index know exactly the sealed packs. An unreadable pack is left out: check reports it, and nobody
-// deduplicates against it.
+// deduplicates against it. The turn is held, or nobody else has the vault yet. A session may be sealing: the store knows
+// a pack before the index does, so the index is asked first.
 func (v *Vault) catchUp(ctx context.Context) error {
 	sealed, unknown := roaring.New(), roaring.New()
 	indexed := v.index.Indexed()
@@ -122,6 +130,10 @@ func (v *Vault) RebuildIndex(ctx context.Context) (RebuildReport, error) {
 	if v.o.ReadOnly {
 		return RebuildReport{}, ErrReadOnly
 	}
+	if err := v.takeIndexTurn(ctx); err != nil {
+		return RebuildReport{}, err
+	}
+	defer func() { <-v.indexTurn }()
 	return v.rebuildIndex(ctx)
 }
 
@@ -131,6 +143,8 @@ type RebuildReport struct {
 	Unreadable    map[uint32]string // packs that could not be read, and why
 }
 
+// rebuildIndex replaces the index. If that fails, the old one stays in use where it still opens, and otherwise the next
+// session tries again. The turn is held, or nobody else has the vault yet.
 func (v *Vault) rebuildIndex(ctx context.Context) (RebuildReport, error) {
 	v.indexMu.Lock()
 	defer v.indexMu.Unlock()
@@ -143,7 +157,10 @@ func (v *Vault) rebuildIndex(ctx context.Context) (RebuildReport, error) {
 	v.index, v.indexErr = nil, errors.New("the index is being rebuilt")
 	if err := index.Rebuild(ctx, v.indexDir, v.ID(), v.allEntries(ctx, &rep)); err != nil {
 		v.indexErr = fmt.Errorf("rebuild: %w", err)
-		return rep, fmt.Errorf("index: %w", v.indexErr)
+		if old, oerr := index.Open(v.indexDir, v.ID(), index.Options{}); oerr == nil {
+			v.index, v.indexErr = old, nil
+		}
+		return rep, fmt.Errorf("index: rebuild: %w", err)
 	}
 	x, err := index.Open(v.indexDir, v.ID(), index.Options{})
 	if err != nil {
@@ -192,17 +209,19 @@ func (v *Vault) salvage(ctx context.Context) error {
 		return nil
 	}
 	p := v.newPacker(ctx, salvageSession)
+	p.drop = true
+	defer v.store.Release(salvageSession)
 	for _, l := range left {
 		n, err := v.salvagePack(p, l.Number)
 		if err != nil {
-			return errors.Join(fmt.Errorf("salvage of pack %d: %w", l.Number, err), p.close(false))
+			_ = p.close(false)
+			return fmt.Errorf("salvage of pack %d: %w", l.Number, err)
 		}
 		v.o.Logf("recovery: pack %d was cut off before its seal; %d bytes of content in complete blocks were kept", l.Number, n)
 	}
 	if err := p.close(true); err != nil {
 		return fmt.Errorf("salvage: %w", err)
 	}
-	v.store.Release(salvageSession)
 	for _, l := range left {
 		if err := v.store.Discard(l.Number); err != nil {
 			return fmt.Errorf("salvage: discard pack %d: %w", l.Number, err)

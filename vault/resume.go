@@ -46,19 +46,25 @@ func loadResume(d durable.Disk, dir string, ring *keys.Ring, have func(snapshot.
 		return nil, fmt.Errorf("session %s: %w", dir, err)
 	}
 	t := &resumeTable{frames: map[int]map[string]snapshot.Entry{}, unfinished: map[string]*progress{}}
-	s := newSorter(d, ring, dir+"/resume-run-")
-	for _, de := range entries { // ReadDir sorts: older journals first
+	// What an earlier attempt left goes first: its names are needed again.
+	for _, de := range entries {
 		name := de.Name()
 		if strings.HasPrefix(name, "run-") || strings.HasPrefix(name, "resume-") || strings.HasSuffix(name, ".tmp") {
 			if err := durable.Remove(d, dir+"/"+name); err != nil {
 				return nil, fmt.Errorf("session file %s: %w", name, err)
 			}
-			continue
 		}
+	}
+	s := newSorter(d, ring, dir+"/resume-run-")
+	for _, de := range entries { // ReadDir sorts: older journals first
+		name := de.Name()
 		if !strings.HasPrefix(name, "journal-") {
 			continue
 		}
 		if err := readJournal(d, dir+"/"+name, ring, t.entryInto(s, have), t.addProgress(have)); err != nil {
+			if durable.IsNoSpace(err) {
+				return nil, err // nothing is wrong with the journal
+			}
 			// A journal is a help, not a record: what cannot be read is fetched again.
 			logf("%v; what it named is read from the source again", err)
 		}
@@ -119,6 +125,10 @@ func (t *resumeTable) addProgress(have func(snapshot.Ref) (snapshot.Ref, bool)) 
 func sameVersion(a, b *snapshot.Entry) bool {
 	return a.Kind == b.Kind && a.Size == b.Size && a.MTime == b.MTime
 }
+
+// lasting says whether a later run may go on from here. Content that was read while its file could change without showing
+// it in its attributes, or under no time at all, may be the beginning of something else than what is there now.
+func (p *progress) lasting() bool { return p.entry.Flags&snapshot.Racy == 0 && p.entry.MTime != 0 }
 
 func (t *resumeTable) write(d durable.Disk, dir string, ring *keys.Ring, s *sorter) error {
 	name := dir + "/resume-table"

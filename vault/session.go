@@ -82,9 +82,6 @@ func (v *Vault) Begin(ctx context.Context, o SessionOptions) (*Session, error) {
 	if v.o.ReadOnly {
 		return nil, ErrReadOnly
 	}
-	if err := v.needIndex(); err != nil {
-		return nil, err
-	}
 	v.sessionsMu.Lock()
 	if _, ok := v.sessions[o.Source]; ok {
 		v.sessionsMu.Unlock()
@@ -107,46 +104,64 @@ func (v *Vault) begin(ctx context.Context, o SessionOptions) (*Session, error) {
 	if err != nil {
 		return nil, err
 	}
+	if err := v.readyIndex(ctx); err != nil {
+		return nil, err
+	}
 	s := &Session{v: v, source: o.Source, begin: now, ctx: ctx, claimed: roaring.New(), problemKinds: map[string]uint64{}}
-	left, err := v.interrupted(now.Wall)
+	resumed, err := s.choose(now.Wall)
 	if err != nil {
 		return nil, err
 	}
-	id, resumed := left[o.Source]
-	if !resumed {
-		var b [8]byte
-		_, _ = rand.Read(b[:])
-		id = hex.EncodeToString(b[:])
-	}
-	s.id, s.dir = id, "sessions/"+id
-	v.sessionsMu.Lock()
-	v.sessions[o.Source] = id
-	v.sessionsMu.Unlock()
-	if !resumed {
-		if err := s.writeHead(now.Wall); err != nil {
-			return nil, err
-		}
-	}
-	if s.previous, err = v.newest(ctx, o.Source); err != nil {
-		return nil, err
-	}
-	if err := v.warmIndex(ctx); err != nil {
-		return nil, err
-	}
-	if resumed {
-		if s.resume, err = loadResume(v.disk, s.dir, v.ring, s.relyOn, v.o.Logf); err != nil {
-			return nil, err
-		}
-	}
-	s.sort = newSorter(v.disk, v.ring, s.dir+"/run-")
-	if err := s.beginJournal(); err != nil {
+	if err := s.prepare(ctx, now.Wall, resumed); err != nil {
+		v.store.Release(s.id)
 		return nil, errors.Join(err, s.resume.close())
 	}
 	// A cancelled pull must still be able to seal what it read: the packer ends with the session, not with ctx.
-	s.p = v.newPacker(context.WithoutCancel(ctx), id)
+	s.p = v.newPacker(context.WithoutCancel(ctx), s.id)
 	s.p.onWritten = s.journal.blocksWritten
 	s.p.onSealed = func(worm.PackInfo) { s.journal.sync() }
 	return s, nil
+}
+
+// choose gives the session the ID of the one that was left for its source, or a new one.
+func (s *Session) choose(now time.Time) (resumed bool, err error) {
+	v := s.v
+	v.beginMu.Lock()
+	defer v.beginMu.Unlock()
+	left, err := v.interrupted(now)
+	if err != nil {
+		return false, err
+	}
+	s.id, resumed = left[s.source]
+	if !resumed {
+		var b [8]byte
+		_, _ = rand.Read(b[:])
+		s.id = hex.EncodeToString(b[:])
+	}
+	s.dir = "sessions/" + s.id
+	v.sessionsMu.Lock()
+	v.sessions[s.source] = s.id
+	v.sessionsMu.Unlock()
+	return resumed, nil
+}
+
+func (s *Session) prepare(ctx context.Context, now time.Time, resumed bool) (err error) {
+	v := s.v
+	if !resumed {
+		if err := s.writeHead(now); err != nil {
+			return err
+		}
+	}
+	if s.previous, err = v.newest(ctx, s.source); err != nil {
+		return err
+	}
+	if resumed {
+		if s.resume, err = loadResume(v.disk, s.dir, v.ring, s.relyOn, v.o.Logf); err != nil {
+			return err
+		}
+	}
+	s.sort = newSorter(v.disk, v.ring, s.dir+"/run-")
+	return s.beginJournal()
 }
 
 // writeHead makes the session's directory. If power fails before it is durable there is no session, and nothing of it.
@@ -167,9 +182,16 @@ func (s *Session) writeHead(began time.Time) error {
 }
 
 // interrupted maps each source to the session that was left for it, and removes what is too old to be resumed or never
-// got a head.
+// got a head. v.beginMu is held.
 func (v *Vault) interrupted(now time.Time) (map[string]string, error) {
 	left := map[string]string{}
+	// Asked before the directory is read: a session that ends in between is gone from both or counts as open.
+	v.sessionsMu.Lock()
+	open := map[string]bool{}
+	for _, id := range v.sessions {
+		open[id] = true
+	}
+	v.sessionsMu.Unlock()
 	entries, err := v.disk.ReadDir("sessions")
 	if errors.Is(err, fs.ErrNotExist) {
 		return left, nil
@@ -177,12 +199,6 @@ func (v *Vault) interrupted(now time.Time) (map[string]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	v.sessionsMu.Lock()
-	open := map[string]bool{}
-	for _, id := range v.sessions {
-		open[id] = true
-	}
-	v.sessionsMu.Unlock()
 	for _, de := range entries {
 		id := de.Name()
 		if open[id] {
@@ -190,7 +206,7 @@ func (v *Vault) interrupted(now time.Time) (map[string]string, error) {
 		}
 		h, err := v.readSessionHead(id)
 		_, twice := left[h.Source]
-		if err == nil && now.Sub(h.Began) <= AbandonAfter && !twice {
+		if err == nil && !twice && !v.abandoned(id, h, now) {
 			left[h.Source] = id
 			continue
 		}
@@ -202,6 +218,21 @@ func (v *Vault) interrupted(now time.Time) (map[string]string, error) {
 		}
 	}
 	return left, nil
+}
+
+// abandoned says whether a session was neither begun nor has sealed anything for AbandonAfter: a first pull over a slow
+// line may take months, and be cut often.
+func (v *Vault) abandoned(id string, h sessionHead, now time.Time) bool {
+	last := h.Began
+	if now.Sub(last) <= AbandonAfter {
+		return false
+	}
+	for _, p := range v.store.Packs() {
+		if p.Session == id && p.Sealed.Wall.After(last) {
+			last = p.Sealed.Wall
+		}
+	}
+	return now.Sub(last) > AbandonAfter
 }
 
 func (v *Vault) readSessionHead(id string) (sessionHead, error) {
@@ -436,12 +467,66 @@ func (v *Vault) needIndex() error {
 	return errors.New("the vault was opened without an index")
 }
 
+// takeIndexTurn waits for v.indexTurn; the caller gives it back with v.indexTurn's receive.
+func (v *Vault) takeIndexTurn(ctx context.Context) error {
+	select {
+	case v.indexTurn <- struct{}{}:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// readyIndex makes the index fit for a session: it is opened again if an earlier failure has closed it, it learns the
+// packs that it missed, and it is warm. What an ended session could not seal is salvaged, so that it need not be fetched
+// again and does not fill the disk. A vault that was open when its disk ran full goes on where there is room again.
+func (v *Vault) readyIndex(ctx context.Context) error {
+	if err := v.takeIndexTurn(ctx); err != nil {
+		return err
+	}
+	defer func() { <-v.indexTurn }()
+	if v.index == nil {
+		v.reopenIndex()
+	}
+	if err := v.needIndex(); err != nil {
+		return err
+	}
+	v.store.Settle()
+	if err := v.catchUp(ctx); err != nil {
+		return err
+	}
+	if err := v.warmIndex(ctx); err != nil {
+		return err
+	}
+	if err := v.salvage(ctx); err != nil {
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		// It was never acknowledged, and its source still has it.
+		v.o.Logf("%v; this pull reads again what is in there", err)
+	}
+	return nil
+}
+
+// reopenIndex opens the index after a failure. The turn is held.
+func (v *Vault) reopenIndex() {
+	if v.indexDir == "" {
+		return
+	}
+	x, err := index.Open(v.indexDir, v.ID(), index.Options{})
+	v.indexMu.Lock()
+	defer v.indexMu.Unlock()
+	if err != nil {
+		v.indexErr = err
+		return
+	}
+	v.index, v.indexErr = x, nil
+}
+
 // warmIndex reads the index through once, so that most misses need no look-up. What that finds damaged is rebuilt: a pull
-// must not wait for a person.
+// must not wait for a person. The turn is held.
 func (v *Vault) warmIndex(ctx context.Context) error {
-	v.indexMu.RLock()
 	w, ok := v.index.(interface{ WarmFilter(context.Context) error })
-	v.indexMu.RUnlock()
 	if !ok {
 		return nil
 	}
@@ -470,6 +555,18 @@ func (v *Vault) indexPack(ctx context.Context, number uint32, entries []index.En
 		return errors.New("no index")
 	}
 	return v.index.AddPack(ctx, number, entries)
+}
+
+func (v *Vault) currentIndex() chunkIndex {
+	v.indexMu.RLock()
+	defer v.indexMu.RUnlock()
+	return v.index
+}
+
+func (v *Vault) isIndexed(number uint32) bool {
+	v.indexMu.RLock()
+	defer v.indexMu.RUnlock()
+	return v.index != nil && v.index.Indexed().Contains(number)
 }
 
 // quotedList is for messages: the first few of a list of names.

@@ -82,6 +82,11 @@ type Vault struct {
 
 	cache *readCache
 
+	// indexTurn is held by whoever fills, warms or replaces the index, or salvages: one at a time. It is taken before
+	// indexMu.
+	indexTurn chan struct{}
+
+	beginMu    sync.Mutex // held while a session is chosen: what is left of others is looked through by one at a time
 	sessionsMu sync.Mutex
 	sessions   map[string]string // source -> ID of its open session: one at a time
 }
@@ -107,7 +112,7 @@ func Open(ctx context.Context, dir string, o Options) (*Vault, error) {
 	if o.Logf == nil {
 		o.Logf = func(string, ...any) {}
 	}
-	v := &Vault{dir: dir, o: o, disk: o.disk, sessions: map[string]string{}}
+	v := &Vault{dir: dir, o: o, disk: o.disk, sessions: map[string]string{}, indexTurn: make(chan struct{}, 1)}
 	if err := v.open(ctx); err != nil {
 		return nil, errors.Join(err, v.release())
 	}

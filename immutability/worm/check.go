@@ -266,7 +266,7 @@ func (c *checker) expected(file string) bool {
 	if n, ok := sealedPack(file); ok && c.s.live[n] {
 		return true
 	}
-	if id, ok := sealedManifest(file); ok && c.s.published[id] {
+	if id, ok := sealedManifest(file); ok && c.s.attempted[id] {
 		return true
 	}
 	return c.s.state.named(file) || c.s.state.removed[file] != 0

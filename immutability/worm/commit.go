@@ -116,6 +116,7 @@ func (s *Store) Commit(ctx context.Context, session string, manifest []byte, loc
 	s.mu.Lock()
 	s.state.byID[id].head = &head
 	delete(s.published, id)
+	delete(s.attempted, id)
 	delete(s.claims, session)
 	s.mu.Unlock()
 	return s.snapshot(id)
@@ -227,6 +228,9 @@ func (s *Store) publishManifest(ctx context.Context, id string, manifest []byte)
 		_ = s.disk.Remove(from)
 		return err
 	}
+	s.mu.Lock()
+	s.attempted[id] = true
+	s.mu.Unlock()
 	if err := durable.Publish(s.disk, from, to); err != nil {
 		return err
 	}

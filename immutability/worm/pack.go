@@ -194,6 +194,37 @@ func (s *Store) Drop(in *Incoming) error {
 	return nil // not synced: if the power brings it back it is a leftover
 }
 
+// Leave gives an unsealed pack back as one of the Leftovers, its content as it is, and closes its file. A pack that is
+// published already and only lacks its record stays what it is: it is recorded with the next record.
+func (s *Store) Leave(in *Incoming) error {
+	if err := s.writable(); err != nil {
+		return err
+	}
+	_ = in.File.Close() // may be closed already, and nothing of it is relied on
+	s.write.Lock()
+	defer s.write.Unlock()
+	file := packFile(in.Number)
+	if s.recorded(file) {
+		return nil
+	}
+	// As in Drop: a seal that failed midway may have left the new name.
+	if err := durable.Remove(s.disk, file); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("pack %d: leave: %w", in.Number, err)
+	}
+	s.forgetLive(in.Number)
+	return nil
+}
+
+// Settle tries again to record what is published and could not be recorded. What still fails waits for the next record.
+func (s *Store) Settle() {
+	if s.readOnly {
+		return
+	}
+	s.write.Lock()
+	defer s.write.Unlock()
+	s.flush()
+}
+
 // recorded says whether a record names a file or is about to. s.write is held.
 func (s *Store) recorded(file string) bool {
 	s.mu.Lock()

@@ -61,6 +61,8 @@ type Store struct {
 	live   map[uint32]bool            // packs of this process that grow or are being sealed
 	// published are manifests that this process published and may not have committed.
 	published map[string]bool
+	// attempted are those that it began to publish, also where that failed midway.
+	attempted map[string]bool
 }
 
 // Open opens the store below d. For writing it first finishes what an interrupted process left, by
@@ -81,7 +83,7 @@ func Open(d durable.Disk, src clock.Source, o Options) (*Store, error) {
 	}
 	s := &Store{
 		disk: d, ledger: l, readOnly: o.ReadOnly, state: newState(), claims: map[string]*roaring.Bitmap{},
-		live: map[uint32]bool{}, published: map[string]bool{},
+		live: map[uint32]bool{}, published: map[string]bool{}, attempted: map[string]bool{},
 	}
 	for r := range l.Records() {
 		s.state.apply(r)
@@ -242,6 +244,9 @@ func (s *Store) flush() {
 			}
 		}
 		s.pending = s.pending[1:]
+		if n, ok := sealedPack(seal.File); ok {
+			s.forgetLive(n)
+		}
 	}
 }
 
