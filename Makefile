@@ -2,6 +2,7 @@
 # make build     bin/holdfast, one static file
 # make install   program, unit, user and directories (root); DESTDIR and PREFIX as usual
 # make million   a million entries pulled, listed and restored, with the peak memory of each
+# make bench      us beside rsync, rclone, sftp, restic and borg at full size: hours, 20 GB; make bench-small for a look at the tool
 # make crash-sweep, kill-sweep, flip-sweep, power-cuts, fuzz    the long forms of what `make test` samples
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
@@ -18,7 +19,7 @@ CUTS        ?= 500
 # sshd is where an ordinary user's PATH does not look.
 export PATH := $(PATH):/usr/sbin:/sbin:$(dir $(GO))
 
-.PHONY: all build install test check vet format lint tools million crash-sweep kill-sweep flip-sweep power-cuts fuzz clean
+.PHONY: all build install test check vet format lint tools million bench bench-small crash-sweep kill-sweep flip-sweep power-cuts fuzz clean
 
 all: build
 
@@ -78,6 +79,16 @@ endef
 
 million:
 	$(call sweep,Million,./...,HOLDFAST_MILLION=1)
+
+# What is missing of the other tools is installed when root runs it; BENCH takes flags (go run ./bench -h).
+bench:
+	@mkdir -p bin
+	$(GO) run ./bench -newer -out bin/bench.md $(BENCH)
+
+# A hundredth of everything, once: whether the bench works, not how fast anything is.
+bench-small:
+	@mkdir -p bin
+	$(GO) run ./bench -scale 0.01 -n 1 -out bin/bench-small.md $(BENCH)
 
 crash-sweep:
 	$(call sweep,Cut|Crash,./vault/... ./immutability/...,HOLDFAST_SWEEP=full)

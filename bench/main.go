@@ -31,6 +31,7 @@ type options struct {
 	diskBytes int64
 	install   bool
 	newer     bool
+	sync      bool
 	roundTrip time.Duration
 	rate      int64
 }
@@ -64,7 +65,8 @@ func parse(args []string) (options, error) {
 	f.StringVar(&o.tools, "tools", toolsDir(), "`directory` of programs that come before those in PATH")
 	f.Float64Var(&gigabytes, "disk", 20, "use at most so many `GB` of disk")
 	f.BoolVar(&o.install, "install", true, "as root, install what is missing with apt-get")
-	f.BoolVar(&o.newer, "newer", false, "build the newest restic and rclone into -tools, if they are not there")
+	f.BoolVar(&o.newer, "newer", false, "build newer restic and rclone than Debian's into -tools, if they are not there")
+	f.BoolVar(&o.sync, "sync", true, "let the disks finish writing before each run, and say how long that took")
 	f.DurationVar(&o.roundTrip, "rtt", 100*time.Millisecond, "round `trip` of the long link")
 	f.Float64Var(&megabytes, "rate", 0, "bandwidth of the long link in `MB/s`; 0 is no limit")
 	if err := f.Parse(args); err != nil {

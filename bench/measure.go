@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"time"
 
 	"github.com/holdfast-vault/holdfast/bench/corpus"
 	"github.com/holdfast-vault/holdfast/bench/lab"
@@ -17,8 +18,9 @@ type run struct {
 	row, tool   string
 	rep         int
 	usage       lab.Usage
-	kept, cache int64  // bytes, after a pull
-	failed      string // why there are no figures; "" if there are
+	flush       time.Duration // what the disk was still owed at the end
+	kept, cache int64         // bytes, after a pull
+	failed      string        // why there are no figures; "" if there are
 }
 
 // entry is a tool in a repetition.
@@ -187,6 +189,7 @@ func (t *turn) act(ctx context.Context, p phase, e *entry, r *run) (err error) {
 	if r.usage, err = e.c.pull(ctx, host); err != nil {
 		return err
 	}
+	r.flush = t.st.flush()
 	e.pulled = true
 	if c, ok := e.c.(copier); ok {
 		if err := corpus.Verify(c.copied(), t.st.tree); err != nil {
@@ -204,7 +207,7 @@ func (t *turn) restore(ctx context.Context, e *entry, r *run) error {
 	}
 	to := filepath.Join(t.st.dir, "out")
 	root, u, err := c.restore(ctx, to)
-	r.usage = u
+	r.usage, r.flush = u, t.st.flush()
 	if err == nil {
 		if err = corpus.Verify(root, t.st.tree); err != nil {
 			err = fmt.Errorf("what was given back is not what the source has: %w", err)

@@ -122,7 +122,7 @@ func (r *report) write(w io.Writer) error {
 	}
 	fmt.Fprintf(&b, "- load average before and after: %s; %s\n", r.loadBefore, cmp.Or(r.loadAfter, "not finished"))
 	b.WriteString("\nMedian (minimum .. maximum). CPU is of the tool, of sshfs beside it, and of the source's sshd, in seconds. Memory is of the tool and sshfs.\n" +
-		"Stored is without parity and without caches. A ratio is ours to the tool's in the same repetition.\n")
+		"Then sync is how long the kernel wrote on after the tool's end what the tool had not made durable. Stored is without parity and without caches. A ratio is ours to the tool's in the same repetition.\n")
 	r.rows(&b)
 	r.demands(&b)
 	_, err := io.WriteString(w, b.String())
@@ -137,7 +137,7 @@ func (r *report) rate() string {
 }
 
 func (r *report) rows(b *strings.Builder) {
-	b.WriteString("\n| row | tool | wall s | ratio | CPU tool | sshfs | sshd | memory MiB | stored MB | cache MB |\n|---|---|---|---|---|---|---|---|---|---|\n")
+	b.WriteString("\n| row | tool | wall s | ratio | then sync s | CPU tool | sshfs | sshd | memory MiB | stored MB | cache MB |\n|---|---|---|---|---|---|---|---|---|---|---|\n")
 	var notes []string
 	rows := map[string][]string{} // of a note
 	for _, s := range suites {
@@ -159,7 +159,8 @@ func (r *report) rows(b *strings.Builder) {
 						ratio = s.String()
 					}
 				}
-				fmt.Fprintf(b, "| %s | %s | %s | %s | %s | %s | %s | %s | %s | %s |\n", p.row, tool, cell(runs, wall.of), ratio,
+				fmt.Fprintf(b, "| %s | %s | %s | %s | %s | %s | %s | %s | %s | %s | %s |\n", p.row, tool, cell(runs, wall.of), ratio,
+					median(runs, func(x run) float64 { return x.flush.Seconds() }),
 					median(runs, func(x run) float64 { return x.usage.CPU.Seconds() }), median(runs, func(x run) float64 { return x.usage.HelperCPU.Seconds() }),
 					median(runs, serverCPU), median(runs, memory.of), median(runs, stored.of), median(runs, func(x run) float64 { return float64(x.cache) / 1e6 }))
 			}

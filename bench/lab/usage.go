@@ -89,8 +89,8 @@ func highWater(pid int) int64 {
 	return kib << 10
 }
 
-// watch looks at processes and everything below them 20 times a second, until the function that it returns is called,
-// which says how much memory they needed.
+// watch looks at processes and everything below them, often at first, later 20 times a second, until the function that it
+// returns is called, which says how much memory they needed.
 func watch(pids []int) func() int64 {
 	stop, done := make(chan struct{}), make(chan int64)
 	look := func() (sum int64) {
@@ -102,13 +102,16 @@ func watch(pids []int) func() int64 {
 		return sum
 	}
 	go func() {
-		every := time.NewTicker(50 * time.Millisecond)
-		defer every.Stop()
+		pause := time.Millisecond
+		next := time.NewTimer(pause)
+		defer next.Stop()
 		peak := look()
 		for {
 			select {
-			case <-every.C:
+			case <-next.C:
 				peak = max(peak, look())
+				pause = min(pause*3/2, 50*time.Millisecond)
+				next.Reset(pause)
 			case <-stop:
 				done <- peak
 				return
