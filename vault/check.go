@@ -171,14 +171,17 @@ func (c *checker) pack(ctx context.Context, info worm.PackInfo) {
 	defer f.Close()
 	r, err := pack.Open(f, size, c.v.ring)
 	if err != nil {
+		c.v.judge(info.Number, err)
 		bad(err.Error())
 		return
 	}
 	if r.Number() != info.Number || r.Vault() != c.v.id {
+		c.v.judge(info.Number, ErrDamaged)
 		bad(fmt.Sprintf("its header says pack %d of vault %x", r.Number(), r.Vault()))
 		return
 	}
 	footer, err := r.Footer()
+	c.v.judge(info.Number, err)
 	if err != nil {
 		bad(err.Error())
 		return

@@ -133,7 +133,7 @@ func (v *Vault) newPacker(ctx context.Context, session string) *packer {
 // put stores one chunk unless the vault has it, and returns where it lies and the sequence number of the block it is
 // in (0 for a chunk that was there before the session). The data is copied. Nothing is durable on return.
 func (p *packer) put(id chunk.ID, data []byte) (snapshot.Ref, uint64, bool, error) {
-	if ref, seq, ok := p.known(id); ok {
+	if ref, seq, ok := p.known(id, len(data)); ok {
 		return ref, seq, false, nil
 	}
 	p.mu.Lock()
@@ -173,7 +173,7 @@ func (p *packer) put(id chunk.ID, data []byte) (snapshot.Ref, uint64, bool, erro
 
 // known looks for a chunk among those being written and in the index. An index hit counts only if the store lets this
 // session rely on the pack: a swept or condemned pack is a miss.
-func (p *packer) known(id chunk.ID) (snapshot.Ref, uint64, bool) {
+func (p *packer) known(id chunk.ID, size int) (snapshot.Ref, uint64, bool) {
 	p.pendingMu.Lock()
 	pc, ok := p.pending[id]
 	p.pendingMu.Unlock()
@@ -181,7 +181,7 @@ func (p *packer) known(id chunk.ID) (snapshot.Ref, uint64, bool) {
 		return pc.ref, pc.seq, true
 	}
 	place, ok := p.v.lookup(id)
-	if !ok || !p.v.store.ClaimOne(p.session, place.Pack) {
+	if !ok || place.Size != uint32(size) || !p.v.claimOne(p.session, place.Pack) {
 		return snapshot.Ref{}, 0, false
 	}
 	return snapshot.Ref{ID: id, Size: place.Size, Pack: place.Pack}, 0, true

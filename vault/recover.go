@@ -106,7 +106,8 @@ func (v *Vault) catchUp(ctx context.Context) error {
 }
 
 // footer reads a sealed pack's footer, past the cache.
-func (v *Vault) footer(number uint32) (*pack.Footer, error) {
+func (v *Vault) footer(number uint32) (_ *pack.Footer, err error) {
+	defer func() { v.judge(number, err) }()
 	f, size, err := v.store.OpenPack(number)
 	if err != nil {
 		return nil, err

@@ -65,6 +65,10 @@ func TestTransientFailureWedgesOpenVault(t *testing.T) {
 				break
 			}
 			points++
+			loss := []crashdisk.Loss{crashdisk.LoseUnsynced, crashdisk.KeepAll, crashdisk.Random}[points%3]
+			if err := w.mustHold(d.Restart(loss, op), x, &snap); err != nil {
+				t.Fatalf("operation %d, fault %v, then a pull with the vault still open, then a cut (%v): %v\n%s", op, fault, loss, err, strings.Join(d.Log(), "\n"))
+			}
 		}
 	}
 	t.Logf("%d failures survived", points)
@@ -73,9 +77,11 @@ func TestTransientFailureWedgesOpenVault(t *testing.T) {
 	}
 }
 
+// unsealedFiles lists the unsealed packs. An empty file only keeps a number.
 func unsealedFiles(d *crashdisk.Disk) []string {
 	return slices.DeleteFunc(d.Files(), func(name string) bool {
-		return !strings.HasPrefix(name, "incoming/") || !strings.HasSuffix(name, ".pack")
+		info, err := d.Stat(name)
+		return !strings.HasPrefix(name, "incoming/") || !strings.HasSuffix(name, ".pack") || err == nil && info.Size() == 0
 	})
 }
 
@@ -230,6 +236,32 @@ func TestCheckNamesFilesThatComeBackWhole(t *testing.T) {
 	if rep.TouchedCount != 0 {
 		t.Errorf("%d files are called lost and come back whole: %v", rep.TouchedCount, rep.Touched)
 	}
+}
+
+// TestNewSnapshotReliesOnDamagedFooter: check has found that nothing in a pack can be found again, and a pull follows.
+func TestNewSnapshotReliesOnDamagedFooter(t *testing.T) {
+	w := newWorld(t)
+	v := w.open(Options{NoParity: true})
+	defer v.Close()
+	src := randomTree(1, 30)
+	pull(t, v, "web1", src)
+	name := filepath.Join(w.dir, "packs", "00000001.pack")
+	b, err := os.ReadFile(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Chmod(name, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	b[len(b)-300] ^= 1
+	if err := os.WriteFile(name, b, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if rep, err := v.Check(t.Context(), CheckOptions{}); err != nil || len(rep.Damage) == 0 {
+		t.Fatalf("%+v, %v", rep, err)
+	}
+	w.clock.Advance(time.Hour)
+	mustGiveBack(t, v, pull(t, v, "web1", src).ID, src)
 }
 
 // TestCheckCallsReadOnlyMediumDamaged checks a healthy vault on a file system that cannot be written.

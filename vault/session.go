@@ -18,14 +18,19 @@ import (
 	"github.com/holdfast-vault/holdfast/immutability/durable"
 	"github.com/holdfast-vault/holdfast/immutability/worm"
 	"github.com/holdfast-vault/holdfast/vault/index"
+	"github.com/holdfast-vault/holdfast/vault/pack"
 	"github.com/holdfast-vault/holdfast/vault/snapshot"
 )
 
 // AbandonAfter is how long an interrupted session is kept for resuming.
 const AbandonAfter = 14 * 24 * time.Hour
 
-// problemsMax bounds how many problems a session remembers with their paths; the count goes on.
-const problemsMax = 100_000
+// problemsMax and problemBytesMax bound how many problems a session remembers with their paths, whatever a source comes
+// up with; the count goes on.
+const (
+	problemsMax     = 100_000
+	problemBytesMax = 16 << 20
+)
 
 // SessionOptions says what a session is for.
 type SessionOptions struct {
@@ -59,6 +64,7 @@ type Session struct {
 
 	mu           sync.Mutex
 	problems     []snapshot.Problem
+	problemBytes int
 	problemCount uint64
 	problemKinds map[string]uint64
 	fidelity     []string
@@ -210,6 +216,10 @@ func (v *Vault) interrupted(now time.Time) (map[string]string, error) {
 			left[h.Source] = id
 			continue
 		}
+		if errors.Is(err, errHeadUnread) {
+			v.o.Logf("session %s: %v; it stays, and is not resumed now", id, err)
+			continue
+		}
 		if err != nil && !errors.Is(err, fs.ErrNotExist) {
 			v.o.Logf("session %s cannot be resumed and is removed: %v", id, err)
 		}
@@ -235,11 +245,17 @@ func (v *Vault) abandoned(id string, h sessionHead, now time.Time) bool {
 	return now.Sub(last) > AbandonAfter
 }
 
+// errHeadUnread says that a head could not be read just now, which says nothing about the session.
+var errHeadUnread = errors.New("its head cannot be read")
+
 func (v *Vault) readSessionHead(id string) (sessionHead, error) {
 	var h sessionHead
 	blob, err := durable.ReadFile(v.disk, "sessions/"+id+"/head", 1<<20)
-	if err != nil {
+	if errors.Is(err, fs.ErrNotExist) {
 		return h, err
+	}
+	if err != nil {
+		return h, fmt.Errorf("%w: %w", errHeadUnread, err)
 	}
 	plain, err := v.ring.OpenBlob(sessionHeadPurpose, blob, []byte(id))
 	if err != nil {
@@ -301,7 +317,7 @@ func (s *Session) claim(number uint32) bool {
 	if ok {
 		return true
 	}
-	if !s.v.store.ClaimOne(s.id, number) {
+	if !s.v.claimOne(s.id, number) {
 		return false
 	}
 	s.claimMu.Lock()
@@ -383,7 +399,9 @@ func (s *Session) Problem(path, kind, reason string) {
 	defer s.mu.Unlock()
 	s.problemCount++
 	s.problemKinds[kind]++
-	if len(s.problems) < problemsMax {
+	size := len(path) + len(reason)
+	if len(s.problems) < problemsMax && s.problemBytes+size <= problemBytesMax {
+		s.problemBytes += size
 		s.problems = append(s.problems, snapshot.Problem{Path: []byte(path), Reason: reason})
 	}
 }
@@ -555,6 +573,26 @@ func (v *Vault) indexPack(ctx context.Context, number uint32, entries []index.En
 		return errors.New("no index")
 	}
 	return v.index.AddPack(ctx, number, entries)
+}
+
+// claimOne claims a pack for a session, unless it is known to be of no use.
+func (v *Vault) claimOne(session string, number uint32) bool {
+	v.badMu.RLock()
+	bad := v.bad.Contains(number)
+	v.badMu.RUnlock()
+	return !bad && v.store.ClaimOne(session, number)
+}
+
+// judge remembers what reading a pack's footer came to. Trouble with reading says nothing about the pack.
+func (v *Vault) judge(number uint32, err error) {
+	var d *pack.DamageError
+	v.badMu.Lock()
+	defer v.badMu.Unlock()
+	if err == nil {
+		v.bad.Remove(number)
+	} else if errors.As(err, &d) || errors.Is(err, ErrDamaged) {
+		v.bad.Add(number)
+	}
 }
 
 func (v *Vault) currentIndex() chunkIndex {

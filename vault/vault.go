@@ -86,6 +86,9 @@ type Vault struct {
 	// indexMu.
 	indexTurn chan struct{}
 
+	badMu sync.RWMutex
+	bad   *roaring.Bitmap // packs whose footers are damaged: nothing in them can be found again
+
 	beginMu    sync.Mutex // held while a session is chosen: what is left of others is looked through by one at a time
 	sessionsMu sync.Mutex
 	sessions   map[string]string // source -> ID of its open session: one at a time
@@ -112,7 +115,7 @@ func Open(ctx context.Context, dir string, o Options) (*Vault, error) {
 	if o.Logf == nil {
 		o.Logf = func(string, ...any) {}
 	}
-	v := &Vault{dir: dir, o: o, disk: o.disk, sessions: map[string]string{}, indexTurn: make(chan struct{}, 1)}
+	v := &Vault{dir: dir, o: o, disk: o.disk, sessions: map[string]string{}, bad: roaring.New(), indexTurn: make(chan struct{}, 1)}
 	if err := v.open(ctx); err != nil {
 		return nil, errors.Join(err, v.release())
 	}
