@@ -94,6 +94,9 @@ type reading struct {
 	after   remote.Read
 }
 
+// growingOnce is the size from which a file that grew is not read again at once.
+const growingOnce = 64 << 20
+
 // run reads the file until it did not change meanwhile, a few times at most.
 func (f *reading) run(ctx context.Context) error {
 	for tries := 0; ; tries++ {
@@ -111,6 +114,10 @@ func (f *reading) run(ctx context.Context) error {
 		case f.after.After.Kind != remote.File:
 			f.becameOther(f.after.After.Kind)
 			return nil
+		case f.after.Grew && !f.after.Short && (tries >= f.job.Retry.Changed || f.want.Size >= growingOnce):
+			// A log that is written to all day: what was listed was had, whole. It is marked and read again next time; to call
+			// the snapshot partial for it would cry wolf on every host.
+			return f.finish()
 		case tries >= f.job.Retry.Changed:
 			f.problem(f.path(), ProblemChanged, fmt.Sprintf("changed while it was read, %d times: what was read last is kept, and marked", tries+1))
 			return f.finish()

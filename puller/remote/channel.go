@@ -6,8 +6,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"strings"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"github.com/pkg/sftp"
@@ -187,10 +189,11 @@ func (c *channel) judge(ctx context.Context, op, path string, err error, stalled
 
 // lost recognises the errors of a channel that has ended.
 func lost(err error) bool {
-	for _, end := range []error{sftp.ErrSSHFxConnectionLost, io.EOF, io.ErrUnexpectedEOF, io.ErrClosedPipe} {
+	for _, end := range []error{sftp.ErrSSHFxConnectionLost, io.EOF, io.ErrUnexpectedEOF, io.ErrClosedPipe, net.ErrClosed, syscall.EPIPE, syscall.ECONNRESET} {
 		if errors.Is(err, end) {
 			return true
 		}
 	}
-	return false
+	var op *net.OpError
+	return errors.As(err, &op)
 }

@@ -61,6 +61,8 @@ func (l *link) wait() {
 	}
 	for _, c := range l.channels {
 		c.sftp.Close()
+		// pkg/sftp may have stopped reading while a listing of ours waits for its answer on the same stream.
+		c.stream.end(l.cause)
 	}
 	l.tasks.Wait()
 	<-l.wire.flushed
