@@ -489,6 +489,52 @@ func TestCutResumeLosesTheJournal(t *testing.T) {
 	}
 }
 
+// TestFloodOfProblemsStopsCommit: a source shows more trouble, under longer names, than a manifest or the memory holds.
+func TestFloodOfProblemsStopsCommit(t *testing.T) {
+	w := newWorld(t)
+	v := w.open(Options{})
+	defer v.Close()
+	s, err := v.Begin(t.Context(), SessionOptions{Source: "web1"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	src := randomTree(1, 3)
+	if err := record(t.Context(), s, src); err != nil {
+		t.Fatal(err)
+	}
+	long := strings.Repeat("\x01", 4090)
+	const flood = 10_000
+	for i := range flood {
+		s.Problem(fmt.Sprintf("%s%05d", long, i), "denied", long)
+	}
+	if s.problemBytes > problemBytesMax {
+		t.Errorf("%d bytes of problems are held", s.problemBytes)
+	}
+	snap, err := s.Commit(t.Context(), CommitOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	mustGiveBack(t, v, snap.ID, src)
+	mustCheck(t, v)
+	back, err := v.OpenSnapshot(t.Context(), snap.ID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	n := 0
+	for p, err := range back.Problems(t.Context()) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(p.Path) != len(long)+5 {
+			t.Fatalf("a path of %d bytes", len(p.Path))
+		}
+		n++
+	}
+	if n < 1000 || back.Body().ProblemCount != flood {
+		t.Errorf("%d problems come back, of %d", n, back.Body().ProblemCount)
+	}
+}
+
 // TestManyAtOnceDisturbEachOther runs pulls of several sources, restores, checks, prunes and rebuilds of the index at once.
 func TestManyAtOnceDisturbEachOther(t *testing.T) {
 	w := newWorld(t)

@@ -446,6 +446,7 @@ func (s *Session) Abandon() error {
 	if !s.end() {
 		return nil
 	}
+	s.p.drop = true // nobody wants what is not sealed
 	return errors.Join(s.p.close(false), s.finish(true))
 }
 
