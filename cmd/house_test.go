@@ -47,6 +47,7 @@ var rooms = []arrow{
 
 	{"puller", "puller/remote", "a pull reads one source"},
 	{"puller", "puller/schedule", "the words of a schedule's history"},
+	{"puller/pace", "puller/bandwidth", "a limit follows a timetable"},
 
 	{"metrics", "metrics/status", "the status page is served beside the metrics"},
 
@@ -63,6 +64,7 @@ var bare = map[string]string{
 	"immutability/retention": "pure rules, to be tested by the million",
 	"vault/chunk":            "a format",
 	"vault/keys":             "keys are wrapped and derived here and nothing else",
+	"puller/bandwidth":       "pure",
 	"puller/schedule":        "pure",
 	"puller/throwaway":       "stands in for a stranger's machine",
 	"systemd":                "asks systemd, not us",

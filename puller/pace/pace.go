@@ -24,7 +24,7 @@ const (
 
 // Line is a limit. It is safe for concurrent use.
 type Line struct {
-	now func() time.Time // the wall clock
+	clock func() time.Time // on the wall: it says which rate holds, and nothing is measured by it
 
 	mu      sync.Mutex // guards what follows
 	table   bandwidth.Timetable
@@ -43,12 +43,12 @@ type piece struct {
 	ready chan struct{} // closed when it may go
 }
 
-// NewLine makes a line; now is the wall clock, in the location whose times of day count; nil is time.Now.
-func NewLine(t bandwidth.Timetable, now func() time.Time) *Line {
-	if now == nil {
-		now = time.Now
+// NewLine makes a line; clock is the clock on the wall, in the location whose times of day count; nil is time.Now.
+func NewLine(t bandwidth.Timetable, clock func() time.Time) *Line {
+	if clock == nil {
+		clock = time.Now
 	}
-	return &Line{table: t, now: now}
+	return &Line{table: t, clock: clock}
 }
 
 // Set gives the line another timetable. Who waits now waits by that one.
@@ -72,7 +72,7 @@ type Share struct {
 func (s *Share) Wait(ctx context.Context, bytes int) error {
 	l := s.line
 	l.mu.Lock()
-	now := l.now()
+	now := time.Now()
 	if len(l.waiting) == 0 && l.rateAt(now) == bandwidth.Unlimited {
 		l.mu.Unlock()
 		return nil
@@ -96,14 +96,14 @@ func (s *Share) Wait(ctx context.Context, bytes int) error {
 
 // rateAt is the rate that holds now. When it has changed, what is not paid for yet is paid at the new one. l.mu is held.
 func (l *Line) rateAt(now time.Time) bandwidth.Rate {
-	// Before until less lookAgain: the clock was set back, and the rate was looked up for another time of day.
-	if now.Before(l.until) && l.until.Sub(now) <= lookAgain {
+	if now.Before(l.until) {
 		return l.rate
 	}
-	rate := l.table.Rate(now)
+	wall := l.clock()
+	rate := l.table.Rate(wall)
 	l.until = now.Add(lookAgain)
-	if next, ok := l.table.Next(now); ok && next.Before(l.until) {
-		l.until = next
+	if next, ok := l.table.Next(wall); ok {
+		l.until = now.Add(min(lookAgain, next.Sub(wall)))
 	}
 	if debt := l.free.Sub(now); rate != l.rate && debt > 0 {
 		l.free = now
@@ -118,7 +118,7 @@ func (l *Line) rateAt(now time.Time) bandwidth.Rate {
 // serve lets through what may go now, and sets the timer for what may go later. l.mu is held.
 func (l *Line) serve() {
 	for len(l.waiting) > 0 {
-		now := l.now()
+		now := time.Now()
 		rate := l.rateAt(now)
 		if wait := l.free.Sub(now); rate != bandwidth.Unlimited && wait > 0 {
 			l.later(min(wait, l.until.Sub(now)))

@@ -157,11 +157,11 @@ func TestClockThatWasSetIsBelieved(t *testing.T) {
 			t.Errorf("%v", took)
 		}
 		shift.Store(int64(13 * time.Hour))
-		if took := take(100); took > 2*time.Second {
+		if took := take(700); took > 65*time.Second { // noticed within a minute
 			t.Errorf("put on: %v", took)
 		}
 		shift.Store(0)
-		if took := take(10); took < 8*time.Second || took > 2*time.Minute {
+		if took := take(10); took > 10*time.Second {
 			t.Errorf("put back: %v", took)
 		}
 	})
@@ -224,7 +224,7 @@ func TestNoMoreThanTheRateEver(t *testing.T) {
 			}
 			wg.Wait()
 			// The last piece is paid for after it went.
-			least := time.Duration(float64(total.Load()-(256<<10))/float64(rate)*1e9) - burst
+			least := time.Duration(float64(total.Load()-(256<<10))/float64(rate)*1e9) - burst - time.Millisecond
 			most := time.Duration(float64(total.Load())/float64(rate)*1e9) + time.Millisecond
 			if took := time.Since(begin); took < least || took > most {
 				t.Errorf("%d bytes at %v took %v", total.Load(), rate, took)
