@@ -116,7 +116,7 @@ func (c *checker) packs(ctx context.Context, readData bool) {
 			return
 		}
 		size, there := names[path.Base(packFile(p.Number))]
-		detail := ""
+		detail, misread := "", false
 		switch {
 		case !there && c.sealedSince(p):
 		case !there:
@@ -125,9 +125,12 @@ func (c *checker) packs(ctx context.Context, readData bool) {
 			detail = fmt.Sprintf("it has %d bytes, %d were sealed", size, p.Bytes)
 		case readData:
 			detail = c.readPack(ctx, p)
+			misread = detail != ""
 		}
 		if detail != "" {
-			c.spoiled(p.Number, detail)
+			c.spoiled(p.Number, detail, misread)
+		} else if ctx.Err() == nil {
+			c.sound(p.Number, readData)
 		}
 	}
 	c.strays(packsDir, names)
@@ -154,16 +157,26 @@ func (c *checker) readPack(ctx context.Context, p PackInfo) (detail string) {
 }
 
 // spoiled notes damage to a pack, unless it was swept while the check ran.
-func (c *checker) spoiled(n uint32, detail string) {
+func (c *checker) spoiled(n uint32, detail string, misread bool) {
 	c.s.mu.Lock()
 	p := c.s.state.packs[n]
 	gone := p.swept || p.condemned
 	if !gone {
-		p.unfit = detail
+		p.unfit, p.misread = detail, p.misread || misread
 	}
 	c.s.mu.Unlock()
 	if !gone {
 		c.found = append(c.found, Damage{What: packFile(n), Detail: detail, Pack: n})
+	}
+}
+
+// sound takes back what an earlier look found, when it no longer holds: a disk that was away for a moment, a file that a
+// person put back. Else everything in such packs would be stored again until the process ends.
+func (c *checker) sound(n uint32, wasRead bool) {
+	c.s.mu.Lock()
+	defer c.s.mu.Unlock()
+	if p := c.s.state.packs[n]; wasRead || !p.misread {
+		p.unfit, p.misread = "", false
 	}
 }
 

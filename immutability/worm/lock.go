@@ -31,7 +31,11 @@ func (g grant) duration() time.Duration {
 	return time.Duration(min(max(g.lock.ForSeconds, 0), extendMax)) * time.Second
 }
 
-func (g grant) running(now clock.Stamp) bool { return !clock.Elapsed(g.at, now, g.duration()) }
+// running says whether the lock has not run yet. One of a mode that this release does not know never has: nobody here can
+// tell what it promises.
+func (g grant) running(now clock.Stamp) bool {
+	return !g.lock.Mode.Valid() || !clock.Elapsed(g.at, now, g.duration())
+}
 
 // until estimates on the wall clock when the lock has run by both rules, if the machine stays on.
 func (g grant) until(now clock.Stamp) time.Time {

@@ -187,11 +187,11 @@ func (s *Store) Drop(in *Incoming) error {
 			return fmt.Errorf("pack %d: drop: %w", in.Number, err)
 		}
 	}
-	if err := s.disk.Remove(incomingPack(in.Number)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	if err := s.giveUp(in.Number); err != nil {
 		return fmt.Errorf("pack %d: drop: %w", in.Number, err)
 	}
 	s.forgetLive(in.Number)
-	return nil // not synced: if the power brings it back it is a leftover
+	return nil
 }
 
 // Leave gives an unsealed pack back as one of the Leftovers, its content as it is, and closes its file. A pack that is
@@ -243,7 +243,7 @@ func (s *Store) Leftovers() ([]Leftover, error) {
 	defer s.mu.Unlock()
 	var out []Leftover
 	for base, size := range names {
-		if n, ok := parsePack(base); ok && !s.live[n] && s.state.packs[n] == nil {
+		if n, ok := parsePack(base); ok && size > 0 && !s.live[n] && s.state.packs[n] == nil {
 			out = append(out, Leftover{Number: n, Bytes: size})
 		}
 	}
@@ -259,7 +259,7 @@ func (s *Store) OpenLeftover(n uint32) (durable.File, error) {
 	return s.disk.Open(incomingPack(n))
 }
 
-// Discard removes one of the Leftovers, durably.
+// Discard removes one of the Leftovers, durably. Its number is not used again.
 func (s *Store) Discard(n uint32) error {
 	if err := s.writable(); err != nil {
 		return err
@@ -267,7 +267,9 @@ func (s *Store) Discard(n uint32) error {
 	if err := s.isLeftover(n); err != nil {
 		return err
 	}
-	if err := durable.Remove(s.disk, incomingPack(n)); err != nil {
+	s.write.Lock()
+	defer s.write.Unlock()
+	if err := s.giveUp(n); err != nil {
 		return fmt.Errorf("pack %d: discard: %w", n, err)
 	}
 	return nil

@@ -68,7 +68,7 @@ func (s *Store) record(dir string) error {
 		if s.state.named(file) || s.state.removed[file] != 0 {
 			continue
 		}
-		if n, ok := sealedPack(file); ok {
+		if n, ok := sealedPack(file); ok && s.near(n) {
 			err = s.recordFile(file, incomingPack(n), "")
 		} else if id, ok := sealedManifest(file); ok {
 			err = s.recordFile(file, incomingManifest(id), id)
@@ -84,7 +84,7 @@ func (s *Store) record(dir string) error {
 // name. If its old name is still there the publication was not finished, and the new name may not be
 // durable, whatever syncing the directory says now: so it is published again.
 func (s *Store) recordFile(file, incoming, want string) error {
-	if _, err := s.disk.Stat(incoming); err == nil {
+	if info, err := s.disk.Stat(incoming); err == nil && info.Size() > 0 { // an empty one only keeps a number
 		if err := durable.Remove(s.disk, file); err != nil {
 			return err
 		}
@@ -92,13 +92,15 @@ func (s *Store) recordFile(file, incoming, want string) error {
 		if err := durable.Publish(s.disk, incoming, file); err != nil {
 			return err
 		}
-	} else if !errors.Is(err, fs.ErrNotExist) {
+	} else if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
 	_ = s.disk.Forget(file) // hash what is on the medium, where the system can be moved to it
 	sum, size, err := s.hash(context.Background(), file)
 	if err != nil {
-		return err
+		// Nothing that was acknowledged relies on it, so it keeps nobody out of the vault: the next Open tries again.
+		s.found = append(s.found, Damage{What: file, Detail: fmt.Sprintf("no record names it, and it cannot be read to be recorded: %v; take it away if that stays so", err)})
+		return nil
 	}
 	if want != "" && sum != want {
 		return nil // not what its name says: check reports it, nothing is built on it
@@ -111,7 +113,7 @@ func (s *Store) recordFile(file, incoming, want string) error {
 }
 
 // clearIncoming removes what is of no use to anybody: packs that are sealed under their other name,
-// and manifests, which their sessions make again.
+// manifests, which their sessions make again, and empty files whose numbers are spent without them.
 func (s *Store) clearIncoming() error {
 	names, err := s.list(incomingDir)
 	if err != nil {
@@ -120,7 +122,8 @@ func (s *Store) clearIncoming() error {
 	for base := range names {
 		n, isPack := parsePack(base)
 		_, isManifest := parseManifest(base)
-		if isManifest || isPack && (s.state.packs[n] != nil || s.isPending(packFile(n))) {
+		spent := isPack && names[base] == 0 && n <= s.state.maxPack
+		if isManifest || spent || isPack && (s.state.packs[n] != nil || s.isPending(packFile(n))) {
 			if err := s.disk.Remove(path.Join(incomingDir, base)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 				return fmt.Errorf("recovery: %w", err)
 			}

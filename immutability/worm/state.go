@@ -38,6 +38,8 @@ type packState struct {
 	// unfit says why nobody should rely on the pack any more although it must be kept: its file is
 	// missing or damaged.
 	unfit string
+	// misread says that only reading its content can show that it is fit again.
+	misread bool
 }
 
 type manifestState struct {

@@ -85,11 +85,10 @@ func Open(d durable.Disk, src clock.Source, o Options) (*Store, error) {
 		disk: d, ledger: l, readOnly: o.ReadOnly, state: newState(), claims: map[string]*roaring.Bitmap{},
 		live: map[uint32]bool{}, published: map[string]bool{}, attempted: map[string]bool{},
 	}
-	for r := range l.Records() {
-		s.state.apply(r)
-	}
-	if err := s.identify(); err != nil {
-		return nil, errors.Join(err, l.Close())
+	for _, step := range []func() error{s.replay, s.identify, s.newestLedger} {
+		if err := step(); err != nil {
+			return nil, errors.Join(err, l.Close())
+		}
 	}
 	open := clock.Open
 	if o.ReadOnly {
@@ -168,7 +167,7 @@ func (s *Store) look() error {
 	}
 	s.next = s.state.maxPack
 	for base := range names {
-		if n, ok := parsePack(base); ok {
+		if n, ok := parsePack(base); ok && s.near(n) {
 			s.next = max(s.next, n)
 		}
 	}
@@ -177,7 +176,7 @@ func (s *Store) look() error {
 		return err
 	}
 	for base := range incoming {
-		if n, ok := parsePack(base); ok {
+		if n, ok := parsePack(base); ok && s.near(n) {
 			s.next = max(s.next, n)
 		}
 	}
