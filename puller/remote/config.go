@@ -29,10 +29,19 @@ type Config struct {
 
 	Limits Limits
 
+	// Limiter paces what arrives; nil means as fast as it comes. All connections of the Source wait at it.
+	Limiter Limiter
+
 	// Dial opens the TCP connection; nil is a net.Dialer.
 	Dial func(ctx context.Context, network, addr string) (net.Conn, error)
 
 	Events Events
+}
+
+// Limiter is a limit of bandwidth. It is used from many goroutines at once.
+type Limiter interface {
+	// Wait waits until so many bytes, which have arrived, may be passed on, or returns an error when ctx ends.
+	Wait(ctx context.Context, bytes int) error
 }
 
 // Events are told what happens to the connections. Each func may be nil; they are called from many goroutines and must

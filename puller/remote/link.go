@@ -87,7 +87,7 @@ func (s *Source) dialLink(ctx context.Context, channels int) (_ *link, err error
 			return nil, fmt.Errorf("%w: dial %q: %w", ErrLost, s.config.addr(), err)
 		}
 	}
-	l := &link{source: s, wire: newWire(conn, limits.OpTimeout), dead: make(chan struct{})}
+	l := &link{source: s, wire: newWire(conn, limits.OpTimeout, s.config.Limiter), dead: make(chan struct{})}
 	stop := context.AfterFunc(ctx, func() { l.kill(context.Cause(ctx)) })
 	defer stop()
 	defer func() {

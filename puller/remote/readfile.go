@@ -175,12 +175,13 @@ func (h *handle) readAt(ctx context.Context, p []byte, offset uint64) (n int, er
 	return n, nil
 }
 
-// small reads what fits into one request. The first request on a channel is a full one whatever the file's size: OpenSSH 9.2's server
-// leaks memory when lengths grow.
+// small reads what fits into one request. The first request on a channel of OpenSSH is a full one whatever the file's size: the server of
+// OpenSSH 9.2 leaks memory when lengths grow. Another server is not asked beyond the file's end: one that answers such a request in drips
+// would be asked for each of them.
 func (r *reading) small(ctx context.Context, h *handle) (Read, error) {
 	size := int(r.want.Size - r.from)
 	ask := size
-	if !h.channel.warm.Swap(true) {
+	if h.channel.deep && !h.channel.warm.Swap(true) {
 		ask = h.channel.link.packet
 	}
 	if ask > packetSmall {

@@ -2,6 +2,7 @@ package remote
 
 import (
 	"bufio"
+	"context"
 	"net"
 	"sync"
 	"sync/atomic"
@@ -15,11 +16,17 @@ const (
 
 // wire is the TCP connection under SSH. It reads through a large buffer, gathers the many small writes of SSH into few large
 // ones, counts bytes, and never waits for ever: until established the deadline of the handshake holds for everything; afterwards each read may take
-// as long as idle, which the keepalive's answers renew on a healthy connection, and each write likewise.
+// as long as idle, which the keepalive's answers renew on a healthy connection, and each write likewise. It is also where a limit of
+// bandwidth is kept: what was read waits before it is passed on, the receive window fills, and the source sends no faster.
 type wire struct {
 	net.Conn
-	in   *bufio.Reader
-	idle time.Duration
+	in      *bufio.Reader
+	idle    time.Duration
+	limiter Limiter // nil for none; the handshake, which has a deadline, is not held up
+	pacing  pacing
+
+	life context.Context // ends with Close
+	end  context.CancelFunc
 
 	established    atomic.Bool
 	received, sent atomic.Int64
@@ -34,8 +41,9 @@ type wire struct {
 }
 
 // newWire takes over conn and starts its flusher, which ends after Close. The caller has set the handshake's deadline.
-func newWire(conn net.Conn, idle time.Duration) *wire {
-	w := &wire{Conn: conn, idle: idle, flushed: make(chan struct{})}
+func newWire(conn net.Conn, idle time.Duration, limiter Limiter) *wire {
+	w := &wire{Conn: conn, idle: idle, limiter: limiter, flushed: make(chan struct{})}
+	w.life, w.end = context.WithCancel(context.Background())
 	w.changed = sync.NewCond(&w.mu)
 	w.in = bufio.NewReaderSize(wireReader{w}, wireReadBuffer)
 	go w.flush()
@@ -59,7 +67,45 @@ func (r wireReader) Read(p []byte) (int, error) {
 	}
 	n, err := r.w.Conn.Read(p)
 	r.w.received.Add(int64(n))
+	if n > 0 && r.w.limiter != nil && r.w.established.Load() {
+		r.w.pacing.begin()
+		waited := r.w.limiter.Wait(r.w.life, n)
+		r.w.pacing.end()
+		if err == nil && waited != nil {
+			return n, net.ErrClosed
+		}
+	}
 	return n, err
+}
+
+// pacing is the time that a connection has spent waiting for its limit. Nothing that happens in it is the source's fault.
+type pacing struct {
+	mu    sync.Mutex
+	sum   time.Duration
+	since time.Time // zero when it does not wait now
+}
+
+func (p *pacing) begin() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.since = time.Now()
+}
+
+func (p *pacing) end() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.sum += time.Since(p.since)
+	p.since = time.Time{}
+}
+
+// total is all of it until now.
+func (p *pacing) total() time.Duration {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.since.IsZero() {
+		return p.sum
+	}
+	return p.sum + time.Since(p.since)
 }
 
 // Read is for one goroutine, SSH's reader.
@@ -129,6 +175,7 @@ func (w *wire) write(p []byte) error {
 // Close closes the socket at once; what was gathered and not written is lost, which a reader of files never minds.
 func (w *wire) Close() error {
 	err := w.Conn.Close()
+	w.end()
 	w.mu.Lock()
 	w.closing = true
 	w.changed.Broadcast()

@@ -222,7 +222,7 @@ func TestPanicIsAnError(t *testing.T) {
 func TestWireGathersWrites(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		near, far := net.Pipe()
-		w := newWire(near, time.Minute)
+		w := newWire(near, time.Minute, nil)
 		if err := w.establish(); err != nil {
 			t.Fatal(err)
 		}
