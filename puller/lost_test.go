@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -29,8 +30,13 @@ func TestAConnectionLostNowAndThenLosesNothing(t *testing.T) {
 			r.host.file(fmt.Sprintf("many/d%d/f%d", i%10, i), fmt.Sprint("content ", i))
 		}
 		var n atomic.Int64
+		var mu sync.Mutex
+		hits := map[string]int{} // what loses the connection three times is left out, and that is another test
 		r.host.hook = func(op, path string) error {
-			if n.Add(1)%17 == 0 {
+			mu.Lock()
+			defer mu.Unlock()
+			if n.Add(1)%17 == 0 && hits[path] < 2 {
+				hits[path]++
 				return fmt.Errorf("%s %q: %w", op, path, remote.ErrLost)
 			}
 			return nil
