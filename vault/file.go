@@ -11,7 +11,7 @@ import (
 )
 
 // progressBytes is how much new content of an unfinished file lies between two records of how far it has come.
-const progressBytes = 16 << 20
+const progressBytes = 2 << 20
 
 // largeBuffer holds the longest chunk and as much again, so that little is moved when a chunk has been cut.
 const largeBuffer = 2 * chunk.MaxSize
