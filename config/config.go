@@ -54,6 +54,8 @@ type Config struct {
 	Vault     string // directory of the vault; "" when not given
 	UnlockKey string // file of the unlock identity; "" when not given
 	Lock      Lock
+	Bandwidth Timetable // of all sources together
+	Memory    int64     // bytes that a pull may use; 0: DefaultMemory
 	Metrics   Metrics
 	Door      Door
 	Sources   []Source // those of the file in its order, then those of sources.d by name
@@ -139,6 +141,7 @@ type Limits struct {
 	Timeout             time.Duration // without any progress of one operation
 	Connections         int           // SSH connections at a time
 	Channels            int           // SFTP channels a connection
+	Bandwidth           Timetable     // of what arrives from it
 }
 
 // Defaults is the configuration when there is no file: no vault, no sources, governance locks of 30 days.

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -255,6 +256,27 @@ func TestAbsentAndHugeFiles(t *testing.T) {
 	}
 }
 
+func TestWrongLineOfATimetableIsShownInItsPlace(t *testing.T) {
+	const text = "bandwidth:\n  - 08:00-18:00 20 MB/s\n  - oops\nmemory: 512MiB\n"
+	c, err := Parse("dir/holdfast.yaml", []byte(text))
+	if err != nil || !slices.Equal(c.Bandwidth.Lines, []string{"08:00-18:00 20 MB/s", "oops"}) || c.Memory != 512<<20 {
+		t.Fatalf("%+v %v", c, err)
+	}
+	err = c.Bandwidth.At(1, errors.New("no rate"))
+	checkShown(t, err, []byte(text))
+	if want := "dir/holdfast.yaml:3:5: no rate\n"; !strings.HasPrefix(err.Error(), want) {
+		t.Errorf("%v, want %s", err, want)
+	}
+	if c, err := Parse("x.yaml", []byte("bandwidth: 20 MB/s\n")); err != nil || !slices.Equal(c.Bandwidth.Lines, []string{"20 MB/s"}) {
+		t.Errorf("a single line: %+v %v", c, err)
+	}
+	for _, bad := range []string{"bandwidth: {a: b}\n", "bandwidth: [[a]]\n", "memory: 1MiB\n", "memory: 2TiB\n", "memory: [1GiB]\n", "bandwidth:\n"} {
+		if _, err := Parse("x.yaml", []byte(bad)); err == nil {
+			t.Errorf("%q was taken", bad)
+		}
+	}
+}
+
 func TestUserSeesOnlyWhatIsNamed(t *testing.T) {
 	one, all := User{Sources: []string{"web1"}}, User{Sources: []string{AllSources}}
 	if !one.Sees("web1") || one.Sees("web2") || one.Sees("*") || one.Sees("") || !all.Sees("web2") {
@@ -277,7 +299,11 @@ func drawSource(t *rapid.T) Source {
 			Entries: int(whole.Draw(t, "entries") % (1 << 40)), EntriesPerDirectory: 5, Depth: 6, PathBytes: 7,
 			FileBytes: whole.Draw(t, "file"), Bytes: whole.Draw(t, "bytes") << 10, MinBytesPerSecond: whole.Draw(t, "floor"),
 			Timeout: time.Duration(rapid.Int64Range(0, 1<<20).Draw(t, "timeout")) * time.Millisecond, Connections: 3, Channels: 4,
+			Bandwidth: Timetable{Lines: rapid.SliceOfN(rapid.SampledFrom([]string{"20 MB/s", "08:00-18:00 20 MB/s", "18:00-08:00 unlimited", "1", "x: y"}), 0, 3).Draw(t, "bandwidth")},
 		},
+	}
+	if len(s.Limits.Bandwidth.Lines) == 0 {
+		s.Limits.Bandwidth.Lines = nil
 	}
 	if len(s.Exclude) == 0 {
 		s.Exclude = nil
@@ -299,7 +325,7 @@ func TestWrittenSourceReadsAsItWas(t *testing.T) {
 			t.Fatal(err)
 		}
 		got, err := ParseSource(want.Name+".yaml", data)
-		got.file = ""
+		got.file, got.Limits.Bandwidth.at = "", nil
 		if err != nil || !reflect.DeepEqual(got, want) {
 			t.Fatalf("%v\n%+v\n%+v\n%s", err, got, want, data)
 		}

@@ -21,6 +21,8 @@ type rawConfig struct {
 	Vault     value       `yaml:"vault"`
 	UnlockKey value       `yaml:"unlock_key"`
 	Lock      rawLock     `yaml:"lock"`
+	Bandwidth rawLines    `yaml:"bandwidth"`
+	Memory    value       `yaml:"memory"`
 	Metrics   rawMetrics  `yaml:"metrics"`
 	Door      rawDoor     `yaml:"door"`
 	Sources   []rawSource `yaml:"sources"`
@@ -70,16 +72,17 @@ type rawSourceLock struct {
 }
 
 type rawLimits struct {
-	Entries             value `yaml:"entries"`
-	EntriesPerDirectory value `yaml:"entries_per_directory"`
-	Depth               value `yaml:"depth"`
-	PathBytes           value `yaml:"path_bytes"`
-	FileBytes           value `yaml:"file_bytes"`
-	Bytes               value `yaml:"bytes"`
-	MinBytesPerSecond   value `yaml:"min_bytes_per_second"`
-	Timeout             value `yaml:"timeout"`
-	Connections         value `yaml:"connections"`
-	Channels            value `yaml:"channels"`
+	Entries             value    `yaml:"entries"`
+	EntriesPerDirectory value    `yaml:"entries_per_directory"`
+	Depth               value    `yaml:"depth"`
+	PathBytes           value    `yaml:"path_bytes"`
+	FileBytes           value    `yaml:"file_bytes"`
+	Bytes               value    `yaml:"bytes"`
+	MinBytesPerSecond   value    `yaml:"min_bytes_per_second"`
+	Timeout             value    `yaml:"timeout"`
+	Connections         value    `yaml:"connections"`
+	Channels            value    `yaml:"channels"`
+	Bandwidth           rawLines `yaml:"bandwidth"`
 }
 
 // UnmarshalYAML keeps where the item began, for what is missing in it.

@@ -70,6 +70,8 @@ func parseMain(file string, data []byte) (*reader, error) {
 	r.config.Vault = r.path(p, raw.Vault)
 	r.config.UnlockKey = r.path(p, raw.UnlockKey)
 	r.policy(p, raw.Lock)
+	r.config.Bandwidth = r.timetable(p, raw.Bandwidth)
+	r.config.Memory = r.memory(p, raw.Memory)
 	r.config.Metrics.Listen = r.address(p, raw.Metrics.Listen)
 	r.config.Door.Listen = r.address(p, raw.Door.Listen)
 	r.config.Door.HostKey = r.path(p, raw.Door.HostKey)
@@ -307,6 +309,7 @@ func (r *reader) limits(p *page, raw rawLimits) Limits {
 		Timeout:             r.duration(p, raw.Timeout, 0),
 		Connections:         r.count(p, raw.Connections, 64),
 		Channels:            r.count(p, raw.Channels, 64),
+		Bandwidth:           r.timetable(p, raw.Bandwidth),
 	}
 }
 

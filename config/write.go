@@ -30,16 +30,17 @@ type writtenLock struct {
 }
 
 type writtenLimits struct {
-	Entries             int    `yaml:"entries,omitempty"`
-	EntriesPerDirectory int    `yaml:"entries_per_directory,omitempty"`
-	Depth               int    `yaml:"depth,omitempty"`
-	PathBytes           int    `yaml:"path_bytes,omitempty"`
-	FileBytes           string `yaml:"file_bytes,omitempty"`
-	Bytes               string `yaml:"bytes,omitempty"`
-	MinBytesPerSecond   string `yaml:"min_bytes_per_second,omitempty"`
-	Timeout             string `yaml:"timeout,omitempty"`
-	Connections         int    `yaml:"connections,omitempty"`
-	Channels            int    `yaml:"channels,omitempty"`
+	Entries             int      `yaml:"entries,omitempty"`
+	EntriesPerDirectory int      `yaml:"entries_per_directory,omitempty"`
+	Depth               int      `yaml:"depth,omitempty"`
+	PathBytes           int      `yaml:"path_bytes,omitempty"`
+	FileBytes           string   `yaml:"file_bytes,omitempty"`
+	Bytes               string   `yaml:"bytes,omitempty"`
+	MinBytesPerSecond   string   `yaml:"min_bytes_per_second,omitempty"`
+	Timeout             string   `yaml:"timeout,omitempty"`
+	Connections         int      `yaml:"connections,omitempty"`
+	Channels            int      `yaml:"channels,omitempty"`
+	Bandwidth           []string `yaml:"bandwidth,omitempty"`
 }
 
 // EncodeSource gives the content of a file in sources.d that reads as s, and refuses what would not. Relative paths
@@ -50,7 +51,7 @@ func EncodeSource(s Source) ([]byte, error) {
 		Lock: writtenLock{Mode: s.Lock.Mode},
 		Limits: writtenLimits{
 			Entries: s.Limits.Entries, EntriesPerDirectory: s.Limits.EntriesPerDirectory, Depth: s.Limits.Depth, PathBytes: s.Limits.PathBytes,
-			Connections: s.Limits.Connections, Channels: s.Limits.Channels,
+			Connections: s.Limits.Connections, Channels: s.Limits.Channels, Bandwidth: s.Limits.Bandwidth.Lines,
 		},
 	}
 	if s.Every != 0 {
