@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"time"
 
+	"github.com/holdfast-vault/holdfast/config"
 	"github.com/holdfast-vault/holdfast/immutability/ledger"
 	"github.com/holdfast-vault/holdfast/metrics"
 	"github.com/holdfast-vault/holdfast/puller"
@@ -46,12 +47,17 @@ func newDaemonState(ctx context.Context, h *host, log *slog.Logger) (*daemonStat
 	for _, s := range bySource {
 		d.Set(*s)
 	}
+	d.enrol(h.settings.config())
+	return d, nil
+}
+
+// enrol shows the sources of a configuration, pulled or not.
+func (d *daemonState) enrol(cfg *config.Config) {
 	var names []string
-	for _, s := range h.cfg.Sources {
+	for _, s := range cfg.Sources {
 		names = append(names, s.Name)
 	}
 	d.Enrol(names...)
-	return d, nil
 }
 
 // addSnapshot takes the figures of a source's next snapshot.

@@ -130,7 +130,11 @@ func (d *demo) makeVault(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	d.h = &host{a: d.a, v: v, cfg: config.Defaults()}
+	set, err := newSettings(config.Defaults())
+	if err != nil {
+		return errors.Join(err, v.Close())
+	}
+	d.h = &host{a: d.a, v: v, settings: set}
 	if d.state, err = newDaemonState(ctx, d.h, discardLog()); err != nil {
 		return err
 	}

@@ -17,10 +17,10 @@ import (
 
 // host is a process that has a vault open: the daemon, or a command that runs by itself.
 type host struct {
-	a     *app
-	v     *vault.Vault
-	cfg   *config.Config
-	pulls pullObserver // nil when nobody counts
+	a        *app
+	v        *vault.Vault
+	settings *settings
+	pulls    pullObserver // nil when nobody counts
 }
 
 // holder is what the process that has a vault's lock leaves in the lock file.
@@ -86,6 +86,11 @@ func (a *app) open(ctx context.Context, dir string, need access) (*host, error) 
 	if err != nil {
 		return nil, err
 	}
+	set, err := newSettings(cfg)
+	if err != nil {
+		return nil, err
+	}
+	a.tuneMemory(cfg)
 	id, err := vaultID(dir)
 	if err != nil {
 		return nil, err
@@ -106,7 +111,7 @@ func (a *app) open(ctx context.Context, dir string, need access) (*host, error) 
 			return nil, errors.Join(err, v.Close())
 		}
 	}
-	return &host{a: a, v: v, cfg: cfg}, nil
+	return &host{a: a, v: v, settings: set}, nil
 }
 
 func setHolder(v *vault.Vault, h holder) error {

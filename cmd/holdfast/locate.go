@@ -23,6 +23,7 @@ type app struct {
 	configFlag string
 	unlockFlag string
 	indexFlag  string
+	memoryFlag memoryValue
 
 	cfg *config.Config // read once, by config
 }
@@ -33,7 +34,20 @@ func (a *app) config() (*config.Config, error) {
 	if a.cfg != nil {
 		return a.cfg, nil
 	}
+	cfg, err := a.loadConfig()
+	if err != nil {
+		return nil, err
+	}
+	a.cfg = cfg
+	return cfg, nil
+}
+
+// loadConfig reads the configuration as it is now.
+func (a *app) loadConfig() (*config.Config, error) {
 	cfg, err := a.readConfig()
+	if err == nil {
+		err = checkBandwidth(cfg)
+	}
 	if err != nil {
 		var bad config.Errors
 		if errors.As(err, &bad) {
@@ -44,7 +58,6 @@ func (a *app) config() (*config.Config, error) {
 		}
 		return nil, err
 	}
-	a.cfg = cfg
 	return cfg, nil
 }
 

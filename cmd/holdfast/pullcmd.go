@@ -170,7 +170,7 @@ func (c *call) adHoc(name string) (config.Source, error) {
 	if len(c.args) != 1 {
 		return config.Source{}, usage("pull --as %s: want one URL, sftp://USER@HOST[:PORT]/PATH", name)
 	}
-	if _, ok := c.host.cfg.Source(name); ok {
+	if _, ok := c.host.settings.config().Source(name); ok {
 		return config.Source{}, usage("source %q is enrolled; pull it with: holdfast pull %s", name, name)
 	}
 	if _, _, _, _, err := remote.ParseURL(c.args[0]); err != nil {
@@ -193,14 +193,14 @@ func (c *call) enrolled() ([]config.Source, error) {
 		}
 	}
 	if len(c.args) == 0 {
-		if len(c.host.cfg.Sources) == 0 {
+		if len(c.host.settings.config().Sources) == 0 {
 			return nil, usage("no sources are enrolled; enrol one with: holdfast source add NAME sftp://USER@HOST/PATH")
 		}
-		return c.host.cfg.Sources, nil
+		return c.host.settings.config().Sources, nil
 	}
 	var out []config.Source
 	for _, name := range c.args {
-		s, ok := c.host.cfg.Source(name)
+		s, ok := c.host.settings.config().Source(name)
 		if !ok {
 			if strings.Contains(name, "://") {
 				return nil, usage("%q is a URL: give the source a name with --as NAME, or enrol it with: holdfast source add", name)
@@ -215,19 +215,19 @@ func (c *call) enrolled() ([]config.Source, error) {
 // lockFor is the lock that a pull asks for: the command's, the source's, or the policy's. The policy in force is the
 // ledger's: a configuration that says less than it is not followed, one that says more is.
 func (h *host) lockFor(s config.Source, asked ledger.Lock) ledger.Lock {
-	p := h.v.Store().Policy()
+	p, policy := h.v.Store().Policy(), h.settings.config().Lock
 	l := asked
 	if l.Mode == "" {
 		l.Mode = ledger.Mode(s.Lock.Mode)
 	}
-	if l.Mode == "" && (p.Mode == ledger.Compliance || h.cfg.Lock.Mode == string(ledger.Compliance)) {
+	if l.Mode == "" && (p.Mode == ledger.Compliance || policy.Mode == string(ledger.Compliance)) {
 		l.Mode = ledger.Compliance
 	}
 	if l.ForSeconds == 0 {
 		l.ForSeconds = int64(s.Lock.For / time.Second)
 	}
 	if l.ForSeconds == 0 {
-		l.ForSeconds = max(p.DefaultSeconds, int64(h.cfg.Lock.For/time.Second))
+		l.ForSeconds = max(p.DefaultSeconds, int64(policy.For/time.Second))
 	}
 	return l
 }
@@ -249,6 +249,7 @@ func (h *host) pullOnce(ctx context.Context, r pullRequest) (puller.Result, erro
 	if err != nil {
 		return puller.Result{}, err
 	}
+	rc.Limiter = h.settings.limiter(r.source.Name)
 	excludes, err := puller.ParseExcludes(r.source.Exclude)
 	if err != nil {
 		return puller.Result{}, &exitError{exitUsage, fmt.Errorf("source %q: exclude: %w", r.source.Name, err)}
@@ -273,7 +274,7 @@ func (h *host) pullOnce(ctx context.Context, r pullRequest) (puller.Result, erro
 		},
 	}
 	res, err := puller.Run(ctx, job)
-	return res, h.explainPull(r.source, err)
+	return res, explainPull(h.settings.config(), r.source, err)
 }
 
 func fingerprints(keys []ssh.PublicKey) string {
@@ -285,8 +286,8 @@ func fingerprints(keys []ssh.PublicKey) string {
 }
 
 // explainPull says what to do next about the errors that a person meets most.
-func (h *host) explainPull(s config.Source, err error) error {
-	_, enrolled := h.cfg.Source(s.Name)
+func explainPull(cfg *config.Config, s config.Source, err error) error {
+	_, enrolled := cfg.Source(s.Name)
 	var wrong *remote.HostKeyError
 	switch {
 	case err == nil:

@@ -8,7 +8,10 @@ import (
 	"log/slog"
 	"net"
 	"os"
+	"os/signal"
 	"path/filepath"
+	"sync"
+	"syscall"
 
 	"github.com/coreos/go-systemd/v22/daemon"
 	"github.com/spf13/cobra"
@@ -26,7 +29,9 @@ func serveCommand(a *app) *cobra.Command {
 		Short: "Run the daemon: schedule, metrics, door, socket",
 		Long: `Run the daemon. It pulls every source that has an interval (every:), answers Prometheus on
 metrics.listen, opens the door on door.listen, and takes the other commands through its unix socket.
-SIGTERM or SIGINT ends it: running pulls are kept for resuming.`,
+SIGTERM or SIGINT ends it: running pulls are kept for resuming. SIGHUP makes it read its
+configuration again, as it does within a minute when a file of it has changed: bandwidth
+(of running pulls too), sources, intervals, locks and memory change without a restart.`,
 		Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error { return a.serve(c.Context()) },
 	}
@@ -35,12 +40,15 @@ SIGTERM or SIGINT ends it: running pulls are kept for resuming.`,
 // server is the running daemon.
 type server struct {
 	h      *host
-	cfg    *config.Config
+	cfg    *config.Config // as it was at the start: addresses, keys and users of the door stay as they are
 	log    *slog.Logger
 	state  *daemonState
 	turns  chan struct{} // pulls that may run at once
 	gate   *door.Server
 	socket string
+
+	mu        sync.Mutex
+	scheduled map[string]bool // sources that a goroutine of the schedule looks after; guarded by mu
 }
 
 // pullsAtOnce bounds the scheduled pulls that run side by side: one more than a slow source can hold up.
@@ -56,7 +64,7 @@ func (a *app) serve(ctx context.Context) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, h.v.Close()) }()
-	s := &server{h: h, cfg: h.cfg, log: slog.New(slog.NewTextHandler(a.err, nil)), turns: make(chan struct{}, pullsAtOnce)}
+	s := &server{h: h, cfg: h.settings.config(), log: slog.New(slog.NewTextHandler(a.err, nil)), turns: make(chan struct{}, pullsAtOnce), scheduled: map[string]bool{}}
 	if s.state, err = newDaemonState(ctx, h, s.log); err != nil {
 		return err
 	}
@@ -88,6 +96,13 @@ func (s *server) run(ctx context.Context) error {
 		return errors.Join(err, local.Close())
 	}
 	g.Go(func() error { return s.schedule(ctx) })
+	told := make(chan os.Signal, 1)
+	signal.Notify(told, syscall.SIGHUP)
+	defer signal.Stop(told)
+	g.Go(func() error {
+		s.watchConfig(ctx, told)
+		return nil
+	})
 	if _, err := daemon.SdNotify(false, daemon.SdNotifyReady); err != nil {
 		s.log.Warn("systemd was not told that the daemon is ready", "error", err)
 	}

@@ -3,9 +3,8 @@ package main
 import (
 	"context"
 	"fmt"
+	"sync"
 	"time"
-
-	"golang.org/x/sync/errgroup"
 
 	"github.com/holdfast-vault/holdfast/config"
 	"github.com/holdfast-vault/holdfast/puller"
@@ -25,50 +24,78 @@ const (
 )
 
 // schedule pulls every source that has an interval until ctx ends. Sources do not wait for each other but for one of
-// pullsAtOnce turns.
+// pullsAtOnce turns. A source that a new configuration brings is looked after from then on.
 func (s *server) schedule(ctx context.Context) error {
 	key, err := s.h.v.SliceKey()
 	if err != nil {
 		return err
 	}
-	var g errgroup.Group
-	for _, src := range s.cfg.Sources {
-		if src.Every > 0 {
-			g.Go(func() error {
-				s.pullOnSchedule(ctx, src, key)
-				return nil
-			})
+	var all sync.WaitGroup
+	defer all.Wait()
+	for {
+		cfg, changed := s.h.settings.current()
+		for _, src := range cfg.Sources {
+			if src.Every > 0 && s.begin(src.Name) {
+				all.Go(func() { s.pullOnSchedule(ctx, src.Name, key) })
+			}
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return nil
 		}
 	}
-	err = g.Wait()
-	<-ctx.Done()
-	return err
 }
 
-func (s *server) pullOnSchedule(ctx context.Context, src config.Source, key [32]byte) {
-	p := schedule.Policy{Every: src.Every, Jitter: src.Every / jitterShare, MinGap: min(pullGap, src.Every)}
+// begin says whether nobody looks after the source yet; from now on somebody does.
+func (s *server) begin(source string) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.scheduled[source] {
+		return false
+	}
+	s.scheduled[source] = true
+	return true
+}
+
+// goOn gives the source as it is configured now, and what tells that it may not be any more. When it has gone, or has no
+// interval now, ok is false and nobody looks after it any more.
+func (s *server) goOn(source string) (src config.Source, changed <-chan struct{}, ok bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	cfg, changed := s.h.settings.current()
+	src, ok = cfg.Source(source)
+	if !ok || src.Every <= 0 {
+		delete(s.scheduled, source) // under mu: if it comes back now, schedule begins it anew
+		return src, changed, false
+	}
+	return src, changed, true
+}
+
+func (s *server) pullOnSchedule(ctx context.Context, name string, key [32]byte) {
 	var h schedule.History
-	if begin, ok := s.state.lastAttempt(src.Name); ok {
+	if begin, ok := s.state.lastAttempt(name); ok {
 		h.LastBegin, h.LastEnd = begin, begin
 	}
 	for ctx.Err() == nil {
-		next, ok := schedule.Next(src.Name, p, h, time.Now())
-		if !ok || !s.sleepUntil(ctx, next) {
+		src, changed, ok := s.goOn(name)
+		if !ok {
 			return
+		}
+		p := schedule.Policy{Every: src.Every, Jitter: src.Every / jitterShare, MinGap: min(pullGap, src.Every)}
+		next, _ := schedule.Next(name, p, h, time.Now()) // with an interval there always is one
+		if !sleepUntil(ctx, next, changed) {
+			continue
 		}
 		select {
 		case s.turns <- struct{}{}:
+		case <-changed:
+			continue
 		case <-ctx.Done():
-			return
+			continue
 		}
 		h.LastBegin = time.Now()
-		_, err := s.h.pull(ctx, pullRequest{
-			source: src, lock: s.h.lockFor(src, noLockAsked),
-			slice: puller.Slice{Days: rereadDays, Day: time.Now().Unix() / 86400, Key: key},
-			events: puller.Events{Lost: func(err error, wait time.Duration) {
-				s.log.Warn("connection lost", "source", src.Name, "error", fmt.Sprintf("%q", err.Error()), "again_in", wait)
-			}},
-		})
+		err := s.pullNow(ctx, src, key)
 		h.LastEnd = time.Now()
 		<-s.turns
 		h.Failures++
@@ -78,8 +105,20 @@ func (s *server) pullOnSchedule(ctx context.Context, src config.Source, key [32]
 	}
 }
 
-// sleepUntil waits for a wall-clock time; false means that ctx ended.
-func (s *server) sleepUntil(ctx context.Context, t time.Time) bool {
+// pullNow makes one pull of the schedule.
+func (s *server) pullNow(ctx context.Context, src config.Source, key [32]byte) error {
+	_, err := s.h.pull(ctx, pullRequest{
+		source: src, lock: s.h.lockFor(src, noLockAsked),
+		slice: puller.Slice{Days: rereadDays, Day: time.Now().Unix() / 86400, Key: key},
+		events: puller.Events{Lost: func(err error, wait time.Duration) {
+			s.log.Warn("connection lost", "source", src.Name, "error", fmt.Sprintf("%q", err.Error()), "again_in", wait)
+		}},
+	})
+	return err
+}
+
+// sleepUntil waits for a wall-clock time; false means that ctx ended, or that the plan changed.
+func sleepUntil(ctx context.Context, t time.Time, changed <-chan struct{}) bool {
 	for {
 		wait := min(time.Until(t), lookAgain)
 		if wait <= 0 {
@@ -88,6 +127,9 @@ func (s *server) sleepUntil(ctx context.Context, t time.Time) bool {
 		timer := time.NewTimer(wait)
 		select {
 		case <-timer.C:
+		case <-changed:
+			timer.Stop()
+			return false
 		case <-ctx.Done():
 			timer.Stop()
 			return false

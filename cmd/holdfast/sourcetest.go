@@ -36,7 +36,7 @@ func (a *app) sourceTest(ctx context.Context, name string) (err error) {
 	}
 	src, err := remote.Dial(ctx, rc)
 	if err != nil {
-		return (&host{a: a, cfg: cfg}).explainPull(s, fmt.Errorf("source %q: %w", name, err))
+		return explainPull(cfg, s, fmt.Errorf("source %q: %w", name, err))
 	}
 	defer func() { err = errors.Join(err, src.Close()) }()
 	if _, err := src.Lstat(ctx, path); err != nil {
