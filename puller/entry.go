@@ -106,6 +106,7 @@ func (p *pull) reuse(ctx context.Context, t task, e, old *snapshot.Entry) (bool,
 	n.Flags = old.Flags & snapshot.Resumed
 	ok, err := p.session.Reuse(ctx, &n, old)
 	if ok {
+		p.count.keptBytes.Add(e.Size)
 		p.countFile(t.known, t.unchanged)
 	}
 	return ok, err

@@ -9,9 +9,6 @@ import (
 	"github.com/holdfast-vault/holdfast/puller/remote"
 )
 
-// heldMax is how many listed entries may wait for readers before no further directory is listed.
-const heldMax = 1 << 18
-
 // dir is a directory to be listed.
 type dir struct {
 	path string // below the root; "" is the root
@@ -33,7 +30,8 @@ type siblings struct {
 // frontier holds the directories that wait to be listed, last in first out: a walk that goes deep first leaves little
 // waiting. It also ends the walk: when none waits and none is being listed. Safe for concurrent use.
 type frontier struct {
-	max int // directories kept in memory, roughly
+	max     int // directories kept in memory, roughly
+	heldMax int // listed entries that may wait for readers before no further directory is listed
 
 	mu      sync.Mutex
 	change  *sync.Cond
@@ -47,7 +45,7 @@ type frontier struct {
 }
 
 func newFrontier(limit int) *frontier {
-	f := &frontier{max: limit}
+	f := &frontier{max: limit, heldMax: memoryDefault >> 10}
 	f.change = sync.NewCond(&f.mu)
 	return f
 }
@@ -93,7 +91,7 @@ func (f *frontier) pop(ctx context.Context) (dir, bool) {
 		case len(f.stack)+len(f.roots) == 0 && f.active == 0:
 			return dir{}, false
 		// What is held belongs to active walkers, who let go of it without listing anything: waiting for that ends.
-		case len(f.stack)+len(f.roots) > 0 && (f.held <= heldMax || f.active == 0):
+		case len(f.stack)+len(f.roots) > 0 && (f.held <= f.heldMax || f.active == 0):
 			f.active++
 			return f.take(), true
 		}
@@ -134,9 +132,9 @@ func (f *frontier) done() {
 func (f *frontier) hold(n int) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	full := f.held > heldMax
+	full := f.held > f.heldMax
 	f.held += n
-	if full && f.held <= heldMax {
+	if full && f.held <= f.heldMax {
 		f.change.Broadcast()
 	}
 }

@@ -59,7 +59,7 @@ func TestFrontierListsNothingWhileTooMuchIsHeld(t *testing.T) {
 		if _, ok := f.pop(t.Context()); !ok {
 			t.Fatal("nothing to do")
 		}
-		f.hold(heldMax + 1)
+		f.hold(f.heldMax + 1)
 		got := make(chan bool, 1)
 		go func() {
 			_, ok := f.pop(t.Context())

@@ -85,6 +85,11 @@ type Session interface {
 	Ending
 }
 
+// Teller is a Session that tells what it has written so far; one that is none is as good, but for Progress.
+type Teller interface {
+	Written() (newBytes, storedBytes uint64) // content that the vault did not hold; what it takes in packs
+}
+
 // Summary is what a pull tells the session that it commits.
 type Summary struct {
 	Stats    Stats
@@ -118,6 +123,10 @@ type Job struct {
 	Limits Limits
 	Retry  Retry
 
+	// Memory is what the pull may use, in bytes: for contents on their way, and for what was listed and waits. What the Remote
+	// and the session take comes on top and is theirs to bound. 0 means 256 MiB; less than 64 MiB counts as that.
+	Memory int64
+
 	Walkers int // directories in flight; 0 means a quarter of Readers, within 16 and 256
 	Readers int // files in flight; 0 means what the Remote suggests (Parallel() int), else 64
 
@@ -142,7 +151,7 @@ type Limits struct {
 	Bytes    uint64        // content to read; a file that would go beyond is left out, others are still read
 	Entries  uint64        // entries to list; the walk ends there
 	Duration time.Duration // of the whole pull
-	Pending  int           // directories kept in memory while they wait to be listed; 0 means 262,144. More are found again by listing their parent again
+	Pending  int           // directories kept in memory while they wait to be listed; 0 means one for each KiB of Memory. More are found again by listing their parent again
 }
 
 // Retry says how much patience a pull has. Zero fields take the values said here.
@@ -158,7 +167,23 @@ type Retry struct {
 // Progress is how far a pull has come.
 type Progress struct {
 	Stats
-	Elapsed time.Duration
+	Elapsed    time.Duration
+	KeptBytes  uint64 // content that did not have to be read: of unchanged files, and of what an interrupted run had read
+	TotalFiles uint64 // files that there will be, as far as is known: see Walked
+	TotalBytes uint64 // and their content; both 0 while nothing is known
+	// Walked says that the totals are what was found. Until then they are the previous snapshot's, or more once more was found.
+	Walked   bool
+	NewBytes uint64 // of the content read, what the vault did not hold
+	NewTold  bool   // the session tells NewBytes
+}
+
+// DoneBytes is the content that is dealt with, TotalBytes at most if that is known.
+func (p Progress) DoneBytes() uint64 {
+	done := p.KeptBytes + p.ReadBytes // a file that changed is read more than once
+	if p.TotalBytes > 0 {
+		done = min(done, p.TotalBytes)
+	}
+	return done
 }
 
 // Problem is a path that could not be had, or not as it should.
@@ -252,7 +277,11 @@ func (j Job) withDefaults() (Job, error) {
 	case !strings.HasPrefix(j.Root, "/") || j.Root != "/" && strings.HasSuffix(j.Root, "/") || strings.IndexByte(j.Root, 0) >= 0:
 		return j, fmt.Errorf("pull of %q: %q is not an absolute path without a slash at its end", j.Source, j.Root)
 	}
-	fill(&j.Limits.Pending, 1<<18)
+	if j.Memory <= 0 {
+		j.Memory = memoryDefault
+	}
+	j.Memory = min(max(j.Memory, memoryLeast), memoryMost)
+	fill(&j.Limits.Pending, int(j.Memory>>10))
 	fill(&j.Retry.Changed, 3)
 	fill(&j.Retry.Strikes, 3)
 	fill(&j.Retry.Struck, 100)

@@ -16,10 +16,17 @@ import (
 )
 
 const (
-	problemsShown = 1000     // problems that a Result carries with their paths
-	contentBytes  = 96 << 20 // memory for file contents on their way
-	writerBytes   = 4 << 20  // memory that one large file takes at most
+	problemsShown = 1000    // problems that a Result carries with their paths
+	writerBytes   = 4 << 20 // memory that one large file takes at most
 	progressEvery = time.Second
+)
+
+// The memory of a pull, and the share of it that file contents on their way may take: 96 MiB of the default.
+const (
+	memoryDefault = 256 << 20
+	memoryLeast   = 64 << 20
+	memoryMost    = 16 << 30 // more waits in no pull
+	contentsOf8   = 3        // eighths
 )
 
 // fidelity is what SFTP cannot tell, noted in every snapshot.
@@ -64,10 +71,11 @@ func Run(ctx context.Context, job Job) (Result, error) {
 	if err != nil {
 		return Result{}, err
 	}
-	p := &pull{job: job, began: job.Now(), files: make(chan task), memory: semaphore.NewWeighted(contentBytes), kinds: map[string]uint64{}}
+	p := &pull{job: job, began: job.Now(), files: make(chan task), memory: semaphore.NewWeighted(job.Memory / 8 * contentsOf8), kinds: map[string]uint64{}}
 	p.link = newLink(&p.job)
 	p.clock = &sourceClock{job: &p.job, link: p.link}
 	p.frontier = newFrontier(job.Limits.Pending)
+	p.frontier.heldMax = int(job.Memory >> 10)
 	committed, err := p.run(ctx)
 	result := p.result(committed, err)
 	if f := job.Events.Done; f != nil {
@@ -184,6 +192,7 @@ func (p *pull) readAll(ctx context.Context) error {
 	}
 	run(func(context.Context) error {
 		walkers.Wait() // walkers end by themselves, or with ctx
+		p.count.walked.Store(true)
 		close(p.files)
 		return nil
 	})
@@ -375,7 +384,23 @@ func (p *pull) report() (stop func()) {
 
 func (p *pull) progress() Progress {
 	s := p.stats()
-	return Progress{Stats: s, Elapsed: s.Duration}
+	g := Progress{
+		Stats: s, Elapsed: s.Duration, KeptBytes: p.count.keptBytes.Load(), Walked: p.count.walked.Load(),
+		TotalFiles: p.count.foundFiles.Load(), TotalBytes: p.count.foundBytes.Load(),
+	}
+	switch {
+	case g.Walked:
+	case p.previous == nil:
+		g.TotalFiles, g.TotalBytes = 0, 0
+	default:
+		last := p.previous.Root()
+		g.TotalFiles, g.TotalBytes = max(g.TotalFiles, last.Files), max(g.TotalBytes, last.Bytes)
+	}
+	if w, ok := p.session.(Teller); ok {
+		g.NewBytes, _ = w.Written()
+		g.NewTold = true
+	}
+	return g
 }
 
 func (p *pull) result(c Committed, err error) Result {

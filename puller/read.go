@@ -54,6 +54,7 @@ func (p *pull) readFile(ctx context.Context, t task) error {
 		return err
 	}
 	defer w.Abort()
+	p.count.keptBytes.Add(w.Offset())
 	f := &reading{
 		pull: p, task: t, out: &sink{w: w, count: p.countBytes}, planned: t.attr.Size,
 		want: t.attr, at: w.Offset(), resumed: w.Offset() > 0,

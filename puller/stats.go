@@ -15,6 +15,9 @@ type counters struct {
 	directories, links, specials atomic.Uint64
 	excluded, vanished, racy     atomic.Uint64
 	reread, readBytes, problems  atomic.Uint64
+	foundFiles, foundBytes       atomic.Uint64 // listed and not excluded
+	keptBytes                    atomic.Uint64 // content that was recorded without being read
+	walked                       atomic.Bool   // everything was listed
 }
 
 // stats takes the figures as they stand.

@@ -87,6 +87,7 @@ func (p *pull) directory(ctx context.Context, d dir) error {
 		return nil
 	}
 	p.exclude(d.path, l)
+	p.countFound(l.entries)
 	p.push(d, l.entries)
 	p.frontier.hold(len(l.entries))
 	return p.compare(ctx, d.path, l.entries)
@@ -112,6 +113,19 @@ func (p *pull) exclude(parent string, l *listing) {
 		return p.job.Excludes.Match(join(parent, e.Name), e.Kind == remote.Directory)
 	})
 	p.count.excluded.Add(uint64(before - len(l.entries)))
+}
+
+// countFound counts the files that are to be dealt with.
+func (p *pull) countFound(entries []remote.Entry) {
+	var files, bytes uint64
+	for i := range entries {
+		if entries[i].Kind == remote.File {
+			files++
+			bytes += entries[i].Size
+		}
+	}
+	p.count.foundFiles.Add(files)
+	p.count.foundBytes.Add(bytes)
 }
 
 // push hands the directories among the entries to the frontier.
