@@ -127,6 +127,9 @@ func (d *daemonState) begun(source string, at time.Time) { d.Attempt(source, at)
 
 // ended implements pullObserver.
 func (d *daemonState) ended(source string, r puller.Result, err error) {
+	if cerr := d.h.v.Store().Ledger().CheckpointError(); cerr != nil {
+		d.log.Error("the ledger's checkpoint could not be written; look at the vault's disk", "error", cerr)
+	}
 	if err != nil {
 		d.Error(source, errorKind(err), 1)
 		d.log.Error("pull failed", "source", source, "error", err.Error())

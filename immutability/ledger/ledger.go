@@ -83,7 +83,7 @@ func Create(d durable.Disk, dir string, signerKey string, first Record) error {
 	if err != nil {
 		return err
 	}
-	return errors.Join(l.checkpointError(), l.Close())
+	return errors.Join(l.CheckpointError(), l.Close())
 }
 
 // Open reads a ledger and verifies every line, the pins of the segments, the checkpoint's signature,
@@ -215,7 +215,7 @@ func (l *Ledger) Append(r Record) (Record, error) {
 	}
 	l.acked = l.tree.n
 	r.Raw = line
-	_ = l.publish() // told by checkpointError, made good by the next Append or Open
+	_ = l.publish() // told by CheckpointError, made good by the next Append or Open
 	return r, nil
 }
 
@@ -331,8 +331,9 @@ func (l *Ledger) publish() error {
 	return nil
 }
 
-// checkpointError says whether the checkpoint on the disk lags.
-func (l *Ledger) checkpointError() error {
+// CheckpointError says whether the checkpoint on the disk lags behind the records: the end of the ledger is then not yet
+// covered by a signature. The next Append or Open makes it good, if the disk lets it.
+func (l *Ledger) CheckpointError() error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.signer != nil && l.noted != l.tree.n {
