@@ -31,6 +31,7 @@ type SourceState struct {
 	LastSuccess   time.Time // when the newest complete snapshot was committed
 	RecoveryPoint time.Time // when the newest complete snapshot began: the age of what would come back
 	LastPull      Pull      // the newest pull that committed
+	Running       Running   // the pull that runs now
 	Errors        map[string]uint64
 }
 
@@ -42,6 +43,26 @@ type Pull struct {
 	NewBytes     uint64 // content the vault did not hold
 	StoredBytes  uint64 // what that took on disk
 	PartialPaths uint64 // paths that could not be had
+}
+
+// Running is a pull that runs. The zero Running is none.
+type Running struct {
+	Pulls    int       // that run; one, but for a moment in which a second is refused
+	Began    time.Time // the first of them
+	Progress Progress
+}
+
+// Progress is how far a pull has come.
+type Progress struct {
+	Files, DoneBytes       uint64 // dealt with: read, or found unchanged
+	TotalFiles, TotalBytes uint64 // that there will be, if TotalKnown
+	TotalKnown             bool
+	ReadBytes              uint64 // read from the source
+	BytesPerSecond         uint64 // lately
+	NewBytes, KnownBytes   uint64 // of the bytes done: what the vault did not hold, and what it held; if NewKnown
+	NewKnown               bool
+	Left                   time.Duration // until everything is read, if LeftKnown
+	LeftKnown              bool
 }
 
 // VaultState is what is known of the vault as a whole.
@@ -111,6 +132,17 @@ var (
 	pullNew      = gauge("source_last_pull_new_bytes", "Content in the newest committed pull of the source that the vault did not hold yet.", "source")
 	pullStored   = gauge("source_last_pull_stored_bytes", "What the newest committed pull of the source added to the packs, compressed and encrypted.", "source")
 	pullPartial  = gauge("source_last_pull_partial_paths", "Paths that could not be had in the newest committed pull of the source; above 0 the snapshot is partial.", "source")
+	running      = gauge("source_pull_running", "Whether a pull of the source runs: 1 or 0.", "source")
+	runBegan     = gauge("source_pull_start_timestamp_seconds", "When the pull that runs began; absent if none runs, as all that follows.", "source")
+	runFiles     = gauge("source_pull_files", "Files that the running pull has dealt with: read, or found unchanged.", "source")
+	runAllFiles  = gauge("source_pull_total_files", "Files that the running pull will have to deal with, as far as is known; absent while nothing is.", "source")
+	runDone      = gauge("source_pull_done_bytes", "Content of those files, and what is read of others.", "source")
+	runAll       = gauge("source_pull_total_bytes", "Content that the running pull will have to deal with, as far as is known; absent while nothing is.", "source")
+	runRead      = gauge("source_pull_read_bytes", "File content that the running pull has read from the source.", "source")
+	runRate      = gauge("source_pull_read_bytes_per_second", "How fast it read within the last 15 seconds.", "source")
+	runNew       = gauge("source_pull_new_bytes", "Content in the running pull that the vault did not hold yet.", "source")
+	runKnown     = gauge("source_pull_known_bytes", "Content in the running pull that the vault held already, read or not.", "source")
+	runLeft      = gauge("source_pull_eta_seconds", "Seconds until the running pull will have read everything, at the rate of late; absent while unknown.", "source")
 	errorsTotal  = counter("source_errors_total", "Errors while pulling the source, by kind; rebuilt from the manifests at start.", "source", "kind")
 	locks        = gauge("locks", "Snapshots whose lock runs, by mode.", "mode")
 	nextExpiry   = gauge("lock_next_expiry_timestamp_seconds", "When the first running lock of the mode runs out; absent if none runs.", "mode")
@@ -122,8 +154,9 @@ var (
 	compression  = gauge("compression_ratio", "Bytes of the chunks before compression, divided by their bytes in the packs; 1 for an empty vault.")
 	buildInfo    = gauge("build_info", "The running program; always 1.", "version", "revision", "goversion")
 
-	bySource = []series{lastSuccess, lastAttempt, rpoAge, pullDuration, pullFiles, pullRead, pullNew, pullStored, pullPartial, errorsTotal}
-	ofVault  = []series{locks, nextExpiry, ledgerSize, ledgerRoot, packs, packBytes, dedupRatio, compression, buildInfo}
+	bySource = []series{lastSuccess, lastAttempt, rpoAge, pullDuration, pullFiles, pullRead, pullNew, pullStored, pullPartial, errorsTotal,
+		running, runBegan, runFiles, runAllFiles, runDone, runAll, runRead, runRate, runNew, runKnown, runLeft}
+	ofVault = []series{locks, nextExpiry, ledgerSize, ledgerRoot, packs, packBytes, dedupRatio, compression, buildInfo}
 )
 
 // collector turns one State into series. It has no state of its own.
@@ -196,6 +229,36 @@ func (p page) source(s SourceState, now time.Time) {
 	}
 	for kind, n := range boundedKinds(s.Errors) {
 		p.put(errorsTotal, float64(n), s.Name, kind)
+	}
+	p.running(s)
+}
+
+// running is the pull of a source that runs.
+func (p page) running(s SourceState) {
+	r := s.Running
+	if r.Pulls == 0 {
+		if s.Enrolled {
+			p.put(running, 0, s.Name)
+		}
+		return
+	}
+	g := r.Progress
+	p.put(running, 1, s.Name)
+	p.put(runBegan, seconds(r.Began), s.Name)
+	p.put(runFiles, float64(g.Files), s.Name)
+	p.put(runDone, float64(g.DoneBytes), s.Name)
+	p.put(runRead, float64(g.ReadBytes), s.Name)
+	p.put(runRate, float64(g.BytesPerSecond), s.Name)
+	if g.TotalKnown {
+		p.put(runAllFiles, float64(g.TotalFiles), s.Name)
+		p.put(runAll, float64(g.TotalBytes), s.Name)
+	}
+	if g.NewKnown {
+		p.put(runNew, float64(g.NewBytes), s.Name)
+		p.put(runKnown, float64(g.KnownBytes), s.Name)
+	}
+	if g.LeftKnown {
+		p.put(runLeft, g.Left.Seconds(), s.Name)
 	}
 }
 

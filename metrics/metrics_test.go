@@ -46,6 +46,10 @@ func sample() fixed {
 				Name: "web1", Enrolled: true, LastAttempt: noon.Add(-time.Hour), LastSuccess: noon.Add(-50 * time.Minute), RecoveryPoint: noon.Add(-time.Hour),
 				LastPull: Pull{Duration: 10 * time.Minute, Files: 5211, ReadBytes: 1 << 30, NewBytes: 1 << 20, StoredBytes: 1 << 19, PartialPaths: 2},
 				Errors:   map[string]uint64{"permission": 2, "changed": 1},
+				Running: Running{Pulls: 1, Began: noon.Add(-time.Minute), Progress: Progress{
+					Files: 1200, TotalFiles: 5211, DoneBytes: 300 << 20, TotalBytes: 1 << 30, TotalKnown: true, ReadBytes: 250 << 20,
+					BytesPerSecond: 5 << 20, NewBytes: 20 << 20, KnownBytes: 280 << 20, NewKnown: true, Left: 145 * time.Second, LeftKnown: true,
+				}},
 			},
 			{Name: "never", Enrolled: true},
 			{Name: "gone", LastSuccess: noon.Add(-1000 * time.Hour), RecoveryPoint: noon.Add(-1001 * time.Hour), LastPull: Pull{Files: 1}},
@@ -215,6 +219,36 @@ func TestTrackerFollowsPulls(t *testing.T) {
 	if tr.Sources()[1].Errors["permission"] != 2 {
 		t.Error("the tracker handed out its own map")
 	}
+}
+
+func TestRunningPullShowsOnlyWhatIsKnown(t *testing.T) {
+	tr := NewTracker()
+	tr.Enrol("web1")
+	page := func() string { return string(render(t, fixed{sources: tr.Sources()})) }
+	shown := func(when string, want ...string) {
+		t.Helper()
+		got := page()
+		if n := strings.Count(got, "\nholdfast_source_pull_"); n != len(want) {
+			t.Errorf("%s: %d series\n%s", when, n, got)
+		}
+		for _, w := range want {
+			if !strings.Contains(got, "\nholdfast_source_pull_"+w+"\n") {
+				t.Errorf("%s: no %s", when, w)
+			}
+		}
+	}
+	const of = `{source="web1"} `
+	tr.Progress("web1", Progress{Files: 9})
+	shown("before", "running"+of+"0")
+	tr.Running("web1", noon)
+	shown("connecting", "running"+of+"1", "start_timestamp_seconds"+of+"1.8039024e+09", "files"+of+"0", "done_bytes"+of+"0", "read_bytes"+of+"0", "read_bytes_per_second"+of+"0")
+	tr.Progress("web1", Progress{Files: 3, DoneBytes: 5, ReadBytes: 4, BytesPerSecond: 2, LeftKnown: true, Left: time.Minute})
+	tr.Running("web1", noon.Add(time.Hour)) // a second one, which is refused
+	tr.Stopped("web1")
+	shown("reading", "running"+of+"1", "start_timestamp_seconds"+of+"1.8039024e+09", "files"+of+"3", "done_bytes"+of+"5", "read_bytes"+of+"4", "read_bytes_per_second"+of+"2",
+		"eta_seconds"+of+"60")
+	tr.Stopped("web1")
+	shown("after", "running"+of+"0")
 }
 
 func TestTrackerIsBoundedAndSafeForConcurrentUse(t *testing.T) {

@@ -45,6 +45,36 @@ func (t *Tracker) Attempt(source string, at time.Time) {
 	t.of(source).LastAttempt = at
 }
 
+// Running says that a pull of the source runs from now on, until Stopped.
+func (t *Tracker) Running(source string, at time.Time) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	r := &t.of(source).Running
+	if r.Pulls++; r.Pulls == 1 {
+		*r = Running{Pulls: 1, Began: at}
+	}
+}
+
+// Progress says how far the pull of the source that runs has come.
+func (t *Tracker) Progress(source string, p Progress) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if r := &t.of(source).Running; r.Pulls > 0 {
+		r.Progress = p
+	}
+}
+
+// Stopped ends what Running began, whatever became of it.
+func (t *Tracker) Stopped(source string) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if r := &t.of(source).Running; r.Pulls > 1 {
+		r.Pulls--
+	} else {
+		*r = Running{}
+	}
+}
+
 // Committed says that a pull which began then was committed now; a complete one is a success.
 func (t *Tracker) Committed(source string, began, committed time.Time, complete bool, p Pull) {
 	t.mu.Lock()

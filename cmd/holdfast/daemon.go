@@ -123,10 +123,23 @@ func (d *daemonState) lastAttempt(source string) (time.Time, bool) {
 }
 
 // begun implements pullObserver.
-func (d *daemonState) begun(source string, at time.Time) { d.Attempt(source, at) }
+func (d *daemonState) begun(source string, at time.Time) {
+	d.Attempt(source, at)
+	d.Running(source, at)
+}
+
+// progress implements pullObserver.
+func (d *daemonState) progress(source string, p pullProgress) {
+	d.Progress(source, metrics.Progress{
+		Files: p.Files, TotalFiles: p.TotalFiles, DoneBytes: p.DoneBytes(), TotalBytes: p.TotalBytes, TotalKnown: p.TotalFiles > 0,
+		ReadBytes: p.ReadBytes, BytesPerSecond: p.BytesPerSecond, NewBytes: p.NewBytes, KnownBytes: p.knownBytes(), NewKnown: p.NewTold,
+		Left: p.Left, LeftKnown: p.Known,
+	})
+}
 
 // ended implements pullObserver.
 func (d *daemonState) ended(source string, r puller.Result, err error) {
+	d.Stopped(source)
 	if cerr := d.h.v.Store().Ledger().CheckpointError(); cerr != nil {
 		d.log.Error("the ledger's checkpoint could not be written; look at the vault's disk", "error", cerr)
 	}

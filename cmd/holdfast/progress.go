@@ -44,7 +44,9 @@ func (p *progressLine) show(text string) {
 		return
 	}
 	p.last = time.Now()
-	fmt.Fprintf(p.w, "\r%-*s", p.wide, text)
+	// Without wrapping, for as long as we write: a line that is longer than the terminal is cut off there, and the next one
+	// goes over it.
+	fmt.Fprintf(p.w, "\r\x1b[?7l%-*s\x1b[?7h", p.wide, text)
 	p.wide = len(text)
 }
 
@@ -52,7 +54,7 @@ func (p *progressLine) end() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.w != nil && p.wide > 0 {
-		fmt.Fprintf(p.w, "\r%*s\r", p.wide, "")
+		fmt.Fprintf(p.w, "\r\x1b[?7l%*s\x1b[?7h\r", p.wide, "")
 		p.wide = 0
 	}
 }

@@ -24,6 +24,7 @@ import (
 // pullObserver is told of pulls: the daemon's metrics.
 type pullObserver interface {
 	begun(source string, at time.Time)
+	progress(source string, p pullProgress)
 	ended(source string, r puller.Result, err error)
 }
 
@@ -72,6 +73,7 @@ type pullRequest struct {
 	allowEmpty bool
 	slice      puller.Slice
 	events     puller.Events
+	progress   func(pullProgress) // nil: nobody looks
 }
 
 func pullSources(ctx context.Context, c *call) error {
@@ -87,6 +89,7 @@ func pullSources(ctx context.Context, c *call) error {
 	for _, r := range requests {
 		line := newProgressLine(c)
 		r.events = pullEvents(line, r.source.Name, c)
+		r.progress = func(p pullProgress) { line.show(p.line(r.source.Name)) }
 		res, err := c.host.pull(ctx, r)
 		line.end()
 		list = append(list, newPullJSON(r.source.Name, res, err))
@@ -237,11 +240,29 @@ func (h *host) pull(ctx context.Context, r pullRequest) (puller.Result, error) {
 	if h.pulls != nil {
 		h.pulls.begun(r.source.Name, time.Now())
 	}
+	r.events.Progress = h.tell(r)
 	res, err := h.pullOnce(ctx, r)
 	if h.pulls != nil {
 		h.pulls.ended(r.source.Name, res, err)
 	}
 	return res, err
+}
+
+// tell is what a pull tells its progress to, nil when nobody wants to know.
+func (h *host) tell(r pullRequest) func(puller.Progress) {
+	if h.pulls == nil && r.progress == nil {
+		return nil
+	}
+	var m meter
+	return func(p puller.Progress) {
+		now := m.add(p)
+		if h.pulls != nil {
+			h.pulls.progress(r.source.Name, now)
+		}
+		if r.progress != nil {
+			r.progress(now)
+		}
+	}
 }
 
 func (h *host) pullOnce(ctx context.Context, r pullRequest) (puller.Result, error) {
@@ -250,12 +271,15 @@ func (h *host) pullOnce(ctx context.Context, r pullRequest) (puller.Result, erro
 		return puller.Result{}, err
 	}
 	rc.Limiter = h.settings.limiter(r.source.Name)
+	memory := h.a.memory(h.settings.config())
+	rc.Limits.BufferBytes = memory / 4
 	excludes, err := puller.ParseExcludes(r.source.Exclude)
 	if err != nil {
 		return puller.Result{}, &exitError{exitUsage, fmt.Errorf("source %q: exclude: %w", r.source.Name, err)}
 	}
 	job := puller.Job{
 		Source: r.source.Name, Root: root, Excludes: excludes, AllowEmpty: r.allowEmpty, Slice: r.slice, Events: r.events,
+		Memory: memory,
 		Connect: func(ctx context.Context) (puller.Remote, error) {
 			s, err := remote.Dial(ctx, rc)
 			if err != nil {
@@ -340,11 +364,6 @@ func (e *saidError) Unwrap() error { return e.err }
 
 func pullEvents(line *progressLine, name string, c *call) puller.Events {
 	return puller.Events{
-		Progress: func(p puller.Progress) {
-			secs := max(p.Elapsed.Seconds(), 0.001)
-			line.show(fmt.Sprintf("%s: %d files, %d unchanged, %s read, %s/s", name, p.Files, p.FilesUnchanged,
-				humanize.IBytes(p.ReadBytes), humanize.IBytes(uint64(float64(p.ReadBytes)/secs))))
-		},
 		Lost: func(err error, wait time.Duration) {
 			line.end()
 			fmt.Fprintf(c.err, "holdfast: %s: %s; trying again in %s\n", name, printable(err.Error()), wait.Round(time.Second))
