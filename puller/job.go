@@ -90,6 +90,11 @@ type Teller interface {
 	Written() (newBytes, storedBytes uint64) // content that the vault did not hold; what it takes in packs
 }
 
+// Placed is a Session that knows whether its previous snapshot was made from another address or host, and from which.
+type Placed interface {
+	Elsewhere() (origin string, elsewhere bool)
+}
+
 // Summary is what a pull tells the session that it commits.
 type Summary struct {
 	Stats    Stats

@@ -101,6 +101,7 @@ func (p *pull) run(ctx context.Context) (Committed, error) {
 	}
 	defer end()
 	p.session, p.previous = session, session.Previous()
+	p.notElsewhere()
 	err = p.read(ctx, work)
 	if err == nil {
 		err = ctx.Err()
@@ -131,6 +132,19 @@ func (p *pull) beginSession(ctx context.Context) (_ Session, end context.CancelF
 		return nil, nil, err
 	}
 	return session, end, nil
+}
+
+// notElsewhere has everything read where the previous snapshot was made of another place: files of equal name, size and
+// time may differ then, as on two hosts made from one image.
+func (p *pull) notElsewhere() {
+	s, ok := p.session.(Placed)
+	if !ok {
+		return
+	}
+	if was, elsewhere := s.Elsewhere(); elsewhere {
+		p.job.FullReread = true
+		p.note("the previous snapshot was made from %q, or of a host with another key: every file is read again", was)
+	}
 }
 
 // suspend ends the session without a snapshot and gives the error its form.

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -35,6 +36,10 @@ const (
 // SessionOptions says what a session is for.
 type SessionOptions struct {
 	Source string
+	// Origin is the source's address and HostKey the fingerprints that it is known by, separated by blanks. Where they
+	// differ from what an earlier run was made with, nothing of that run stands for the content of this one: two hosts
+	// made from one image have files of equal name, size and time that differ. Empty means unknown, and as before.
+	Origin, HostKey string
 }
 
 // ErrSessionOpen says that another pull of the same source is running.
@@ -46,6 +51,7 @@ type Session struct {
 	v      *Vault
 	id     string
 	source string
+	from   SessionOptions
 	dir    string
 	begin  clock.Stamp
 	ctx    context.Context
@@ -73,8 +79,10 @@ type Session struct {
 
 // sessionHead is what a session's head file holds, sealed.
 type sessionHead struct {
-	Source string    `json:"source"`
-	Began  time.Time `json:"began"`
+	Source  string    `json:"source"`
+	Began   time.Time `json:"began"`
+	Origin  string    `json:"origin,omitempty"`
+	HostKey string    `json:"host_key,omitempty"`
 }
 
 const sessionHeadPurpose = "holdfast session head"
@@ -113,7 +121,7 @@ func (v *Vault) begin(ctx context.Context, o SessionOptions) (*Session, error) {
 	if err := v.readyIndex(ctx); err != nil {
 		return nil, err
 	}
-	s := &Session{v: v, source: o.Source, begin: now, ctx: ctx, claimed: roaring.New(), problemKinds: map[string]uint64{}}
+	s := &Session{v: v, source: o.Source, from: o, begin: now, ctx: ctx, claimed: roaring.New(), problemKinds: map[string]uint64{}}
 	resumed, err := s.choose(now.Wall)
 	if err != nil {
 		return nil, err
@@ -130,7 +138,7 @@ func (v *Vault) begin(ctx context.Context, o SessionOptions) (*Session, error) {
 }
 
 // choose gives the session the ID of the one that was left for its source, or a new one.
-func (s *Session) choose(now time.Time) (resumed bool, err error) {
+func (s *Session) choose(now time.Time) (bool, error) {
 	v := s.v
 	v.beginMu.Lock()
 	defer v.beginMu.Unlock()
@@ -138,7 +146,16 @@ func (s *Session) choose(now time.Time) (resumed bool, err error) {
 	if err != nil {
 		return false, err
 	}
-	s.id, resumed = left[s.source]
+	found, resumed := left[s.source]
+	s.id = found.id
+	if resumed && s.from.elsewhere(found.head.Origin, found.head.HostKey) {
+		// What an interrupted run read in another place would be taken for the content of this one.
+		v.o.Logf("session %s of %q was begun with another address or host key and is removed: everything is read again", s.id, s.source)
+		if err := durable.RemoveTree(v.disk, "sessions/"+s.id); err != nil {
+			return false, fmt.Errorf("session %s: %w", s.id, err)
+		}
+		resumed = false
+	}
 	if !resumed {
 		var b [8]byte
 		_, _ = rand.Read(b[:])
@@ -176,7 +193,7 @@ func (s *Session) writeHead(began time.Time) error {
 	if err := durable.MkdirAll(d, s.dir, 0o700); err != nil {
 		return err
 	}
-	plain, err := json.Marshal(sessionHead{Source: s.source, Began: began.UTC()})
+	plain, err := json.Marshal(sessionHead{Source: s.source, Began: began.UTC(), Origin: s.from.Origin, HostKey: s.from.HostKey})
 	if err != nil {
 		return err
 	}
@@ -187,10 +204,16 @@ func (s *Session) writeHead(began time.Time) error {
 	return durable.WriteNew(d, s.dir+"/head", blob, 0o600)
 }
 
+// leftSession is one that an earlier process, or an earlier pull of this one, left to be resumed.
+type leftSession struct {
+	id   string
+	head sessionHead
+}
+
 // interrupted maps each source to the session that was left for it, and removes what is too old to be resumed or never
 // got a head. v.beginMu is held.
-func (v *Vault) interrupted(now time.Time) (map[string]string, error) {
-	left := map[string]string{}
+func (v *Vault) interrupted(now time.Time) (map[string]leftSession, error) {
+	left := map[string]leftSession{}
 	// Asked before the directory is read: a session that ends in between is gone from both or counts as open.
 	v.sessionsMu.Lock()
 	open := map[string]bool{}
@@ -213,7 +236,7 @@ func (v *Vault) interrupted(now time.Time) (map[string]string, error) {
 		h, err := v.readSessionHead(id)
 		_, twice := left[h.Source]
 		if err == nil && !twice && !v.abandoned(id, h, now) {
-			left[h.Source] = id
+			left[h.Source] = leftSession{id, h}
 			continue
 		}
 		if errors.Is(err, errHeadUnread) {
@@ -299,6 +322,25 @@ func (s *Session) Previous() *snapshot.Tree {
 		return nil
 	}
 	return s.previous.Tree()
+}
+
+// Elsewhere says that the previous snapshot was made from another address or a host with another key, and gives that
+// address: equal names, sizes and times then say nothing of the content.
+func (s *Session) Elsewhere() (origin string, elsewhere bool) {
+	if s.previous == nil {
+		return "", false
+	}
+	b := s.previous.Body()
+	return b.Origin, s.from.elsewhere(b.Origin, b.HostKey)
+}
+
+// elsewhere says whether an earlier run was made with another address, or with none of the host keys of now.
+func (o SessionOptions) elsewhere(origin, hostKey string) bool {
+	if o.Origin != "" && origin != "" && o.Origin != origin {
+		return true
+	}
+	now, then := strings.Fields(o.HostKey), strings.Fields(hostKey)
+	return len(now) > 0 && len(then) > 0 && !slices.ContainsFunc(now, func(k string) bool { return slices.Contains(then, k) })
 }
 
 // PreviousInfo is the source's newest snapshot; ok is false if there is none.

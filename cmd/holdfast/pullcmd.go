@@ -288,7 +288,7 @@ func (h *host) pullOnce(ctx context.Context, r pullRequest) (puller.Result, erro
 			return s, nil
 		},
 		Begin: func(ctx context.Context) (puller.Session, error) {
-			s, err := h.v.Begin(ctx, vault.SessionOptions{Source: r.source.Name})
+			s, err := h.v.Begin(ctx, vault.SessionOptions{Source: r.source.Name, Origin: r.source.URL, HostKey: fingerprints(rc.HostKeys)})
 			if err != nil {
 				return nil, err
 			}
