@@ -343,6 +343,13 @@ func (o SessionOptions) elsewhere(origin, hostKey string) bool {
 	return len(now) > 0 && len(then) > 0 && !slices.ContainsFunc(now, func(k string) bool { return slices.Contains(then, k) })
 }
 
+// Written is what this run has stored so far: content that the vault did not hold, and the bytes of sealed packs.
+func (s *Session) Written() (newBytes, storedBytes uint64) {
+	s.p.stats.mu.Lock()
+	defer s.p.stats.mu.Unlock()
+	return s.p.stats.newBytes, s.p.stats.storedBytes
+}
+
 // PreviousInfo is the source's newest snapshot; ok is false if there is none.
 func (s *Session) PreviousInfo() (worm.Snapshot, bool) {
 	if s.previous == nil {
