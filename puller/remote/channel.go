@@ -52,6 +52,7 @@ func (l *link) openChannel() (*channel, error) {
 	}
 	c := &channel{link: l, handles: make(chan struct{}, handlesPerChannel)}
 	c.stream = newStream(raw, channelWriter{raw}, l.source.big, l.dead, l.kill)
+	c.stream.unread = l.source.unread
 	c.sftp, err = newClient(c.stream)
 	if err != nil {
 		raw.Close()
@@ -90,12 +91,14 @@ func (l *link) measure(c *channel) error {
 	begin := time.Now()
 	_, told := c.sftp.HasExtension("limits@openssh.com")
 	if !told {
-		_, err := c.stream.ask(packetRealpath, ".")
+		a, err := c.stream.ask(packetRealpath, ".")
 		l.rtt = time.Since(begin)
+		a.drop()
 		return err
 	}
 	a, err := c.stream.ask(packetExtended, "limits@openssh.com")
 	l.rtt = time.Since(begin)
+	defer a.drop()
 	if err == nil && a.kind == packetExtReply {
 		l.packet = packetFor(a.body)
 	}

@@ -10,9 +10,16 @@ import (
 )
 
 const (
-	readdirsMax  = 64     // READDIR requests in flight for one directory
-	largeListing = 10_000 // a listing that grows beyond needs one of few slots, so that many of them cannot add up
-	problemsMax  = 1000   // bad names reported one by one
+	readdirsMax  = 64      // READDIR requests in flight for one directory
+	largeListing = 1 << 20 // bytes of a listing in memory; beyond, it needs one of few slots, so that many of them cannot add up
+	entryBytes   = 96      // of a listed entry in memory, besides its name
+
+	// What may be in memory of one directory, and of all that are being listed: names may be longer than any that was ever
+	// seen, and a number of entries alone bounds little.
+	listingMax  = 256 << 20
+	listingsMax = 512 << 20
+
+	problemsMax  = 1000 // bad names reported one by one
 	nameShownMax = 255
 	handleBytes  = 256 // longest handle of the draft
 	batchesMax   = 1 << 20
@@ -64,7 +71,8 @@ type listing struct {
 	source   *Source
 	channel  *channel
 	path     string
-	seen     int // names that came, good or bad
+	seen     int   // names that came, good or bad
+	bytes    int64 // of entries in memory
 	slot     bool
 	entries  []Entry
 	problems []NameProblem
@@ -150,7 +158,7 @@ func (l *listing) read(ctx context.Context, handle string) error {
 
 // claim takes a slot for a large listing. Its holder waits for nothing but the server.
 func (l *listing) claim(ctx context.Context) error {
-	if l.slot || l.seen < largeListing {
+	if l.slot || l.bytes < largeListing {
 		return nil
 	}
 	select {
@@ -163,6 +171,7 @@ func (l *listing) claim(ctx context.Context) error {
 }
 
 func (l *listing) release() {
+	l.source.listings.Add(-l.bytes)
 	if l.slot {
 		<-l.source.large
 	}
@@ -175,22 +184,27 @@ func (l *listing) batch(ctx context.Context, handle string, depth int) (over boo
 		longest = frameMaxAlone
 	}
 	err = l.channel.do(ctx, "list", l.path, func() error {
-		calls := make([]*call, 0, depth)
+		// One channel for all, so that each answer is taken when it comes: a server that holds the first one back and
+		// sends the others would fill the memory with them.
+		answers := make(chan answer, depth)
+		sent := 0
 		var failed error
-		for range depth {
-			c, err := l.channel.stream.send(packetReaddir, longest, appendString(nil, handle))
-			if err != nil {
-				failed = err
+		for ; sent < depth; sent++ {
+			if failed = l.channel.stream.sendTo(packetReaddir, longest, appendString(nil, handle), answers); failed != nil {
 				break
 			}
-			calls = append(calls, c)
 		}
-		for _, c := range calls { // every answer is taken, whatever the others say
-			end, err := l.answer(<-c.answer)
+		for range sent { // every answer is taken, whatever the others say
+			end, err := l.answer(<-answers)
 			if failed == nil {
 				failed = err
 			}
 			over = over || end
+		}
+		select { // one that could not be sent, and was answered all the same
+		case a := <-answers:
+			a.drop()
+		default:
 		}
 		return failed
 	})
@@ -248,6 +262,15 @@ func (l *listing) row(n name) error {
 		l.problem(text, why)
 		return nil
 	}
+	size := int64(entryBytes + len(text))
+	if l.bytes+size > listingMax {
+		return &LimitError{What: "bytes of one directory's names", Path: l.path, Limit: listingMax, Got: l.bytes + size}
+	}
+	if all := l.source.listings.Add(size); all > listingsMax {
+		l.source.listings.Add(-size)
+		return &LimitError{What: "bytes of names listed at once", Path: l.path, Limit: listingsMax, Got: all}
+	}
+	l.bytes += size
 	l.entries = append(l.entries, Entry{Name: text, Attr: n.attr})
 	return nil
 }

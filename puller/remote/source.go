@@ -21,6 +21,9 @@ type Source struct {
 	large  chan struct{} // slots for listings above largeListing
 	middle chan struct{} // slots for files that need a large buffer and are read at once
 	buffer *budget       // content of large files in memory
+	unread *unread       // answers of ours that arrived and were not taken yet
+
+	listings atomic.Int64 // bytes of the directories that are being listed
 
 	life  context.Context // ends with Close
 	end   context.CancelFunc
@@ -58,7 +61,7 @@ func Dial(ctx context.Context, config Config) (*Source, error) {
 		return nil, err
 	}
 	s := &Source{config: config, big: make(chan struct{}, 4), large: make(chan struct{}, 2),
-		middle: make(chan struct{}, 256), buffer: &budget{left: config.Limits.BufferBytes}, changed: make(chan struct{})}
+		middle: make(chan struct{}, 256), buffer: &budget{left: config.Limits.BufferBytes}, unread: newUnread(), changed: make(chan struct{})}
 	l, err := s.dialLink(ctx, config.Channels)
 	if err != nil {
 		return nil, err

@@ -31,6 +31,8 @@ type stream struct {
 	// broken is told of a breach of the protocol, before Read returns it.
 	broken func(error)
 
+	unread *unread // of the whole Source; nil for no bound
+
 	left int          // bytes of the present packet that pkg/sftp has still to read; owned by Read
 	done atomic.Int64 // useful bytes that arrived: what the watchdog calls progress
 
@@ -46,7 +48,7 @@ type stream struct {
 // call is one request of ours that waits for its answer.
 type call struct {
 	max    int         // longest answer allowed
-	answer chan answer // capacity 1
+	answer chan answer // never full
 }
 
 // answer is a packet without length and id. A big one holds a slot until release.
@@ -55,6 +57,13 @@ type answer struct {
 	body    []byte
 	err     error
 	release func()
+}
+
+// drop is release for an answer that nobody wants, whatever it is.
+func (a answer) drop() {
+	if a.release != nil {
+		a.release()
+	}
 }
 
 func newStream(in io.Reader, out io.WriteCloser, big chan struct{}, quit <-chan struct{}, broken func(error)) *stream {
@@ -135,6 +144,7 @@ func (s *stream) ours(kind byte, id, length uint32) error {
 		return s.breach("packet of %d bytes", length)
 	}
 	if _, err := s.in.Discard(9); err != nil {
+		c.answer <- answer{err: err}
 		return err
 	}
 	a, err := s.body(kind, int(length)-5)
@@ -143,17 +153,64 @@ func (s *stream) ours(kind byte, id, length uint32) error {
 	return err
 }
 
+// unreadMax is what answers of ours may take before somebody has taken them, over a whole Source. Each is decoded as it
+// comes, so that on an honest server a fraction of this is ever there.
+const unreadMax = 32 << 20
+
+// unread counts the bytes of answers that were not taken yet. Safe for concurrent use.
+type unread struct {
+	mu      sync.Mutex
+	left    int
+	changed chan struct{} // closed and replaced when there is more left
+}
+
+func newUnread() *unread { return &unread{left: unreadMax, changed: make(chan struct{})} }
+
+// take waits for room for n bytes; false when quit is closed first. Whoever holds room only decodes, and waits for nothing
+// but the sending of its own requests, which the watchdog bounds.
+func (u *unread) take(n int, quit <-chan struct{}) bool {
+	for {
+		u.mu.Lock()
+		if u.left >= n {
+			u.left -= n
+			u.mu.Unlock()
+			return true
+		}
+		changed := u.changed
+		u.mu.Unlock()
+		select {
+		case <-changed:
+		case <-quit:
+			return false
+		}
+	}
+}
+
+func (u *unread) give(n int) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	u.left += n
+	close(u.changed)
+	u.changed = make(chan struct{})
+}
+
 // body reads an answer of ours. A big one waits for a slot first, so that many channels cannot add up; the slots' holders only
 // decode, and wait for nothing.
 func (s *stream) body(kind byte, n int) (answer, error) {
 	a := answer{kind: kind, release: func() {}}
-	if n > frameMax {
+	switch {
+	case n > frameMax:
 		select {
 		case s.big <- struct{}{}:
 			a.release = sync.OnceFunc(func() { <-s.big })
 		case <-s.quit:
 			return a, io.ErrClosedPipe
 		}
+	case s.unread != nil:
+		if !s.unread.take(n, s.quit) {
+			return a, io.ErrClosedPipe
+		}
+		a.release = sync.OnceFunc(func() { s.unread.give(n) })
 	}
 	a.body = make([]byte, n)
 	for got := 0; got < n; {
@@ -193,10 +250,19 @@ func (s *stream) end(err error) {
 // send issues a request of ours; the answer comes through the call. It does not wait for it.
 func (s *stream) send(kind byte, max int, body []byte) (*call, error) {
 	c := &call{max: max, answer: make(chan answer, 1)}
+	return c, s.issue(c, kind, body)
+}
+
+// sendTo is send with a channel for the answer that has room for those of all requests sent to it.
+func (s *stream) sendTo(kind byte, max int, body []byte, to chan answer) error {
+	return s.issue(&call{max: max, answer: to}, kind, body)
+}
+
+func (s *stream) issue(c *call, kind byte, body []byte) error {
 	s.mu.Lock()
 	if s.err != nil {
 		s.mu.Unlock()
-		return nil, s.err
+		return s.err
 	}
 	s.lastID = (s.lastID + 1) % math.MaxInt32
 	id := s.lastID | ourIDs
@@ -205,16 +271,19 @@ func (s *stream) send(kind byte, max int, body []byte) (*call, error) {
 
 	s.writing.Lock()
 	defer s.writing.Unlock()
-	if _, err := s.out.Write(packet(kind, id, body)); err != nil {
-		return nil, err
-	}
-	return c, nil
+	_, err := s.out.Write(packet(kind, id, body))
+	return err
 }
 
 // ask is send and wait. The caller releases the answer.
 func (s *stream) ask(kind byte, text string) (answer, error) {
 	c, err := s.send(kind, frameMax, appendString(nil, text))
 	if err != nil {
+		select { // a server may answer what was never sent
+		case a := <-c.answer:
+			a.drop()
+		default:
+		}
 		return answer{}, err
 	}
 	a := <-c.answer
