@@ -17,6 +17,8 @@ const (
 	rereadDays = 30
 	// pullGap is the least time between two pulls of a source, and before a failed one is tried again.
 	pullGap = time.Minute
+	// turnLongest is how long a pull holds its turn.
+	turnLongest = 30 * time.Minute
 	// jitterShare spreads sources with the same interval over its first tenth.
 	jitterShare = 10
 	// lookAgain bounds how long the schedule sleeps: a wall clock that was set wakes nobody.
@@ -87,22 +89,38 @@ func (s *server) pullOnSchedule(ctx context.Context, name string, key [32]byte) 
 		if !sleepUntil(ctx, next, changed) {
 			continue
 		}
-		select {
-		case s.turns <- struct{}{}:
-		case <-changed:
-			continue
-		case <-ctx.Done():
+		done, ok := s.turn(ctx, changed)
+		if !ok {
 			continue
 		}
 		h.LastBegin = time.Now()
 		err := s.pullNow(ctx, src, key)
 		h.LastEnd = time.Now()
-		<-s.turns
+		done()
 		h.Failures++
 		if err == nil {
 			h.Failures = 0
 		}
 	}
+}
+
+// turn waits for one of pullsAtOnce turns; false when ctx ended or the plan changed first. A turn that is not given back
+// within turnLongest is given to somebody else, and its pull goes on beside: a few sources that answer slowly, as hostile
+// ones do on purpose, must not keep all others from being pulled.
+func (s *server) turn(ctx context.Context, changed <-chan struct{}) (done func(), ok bool) {
+	select {
+	case s.turns <- struct{}{}:
+	case <-changed:
+		return nil, false
+	case <-ctx.Done():
+		return nil, false
+	}
+	give := sync.OnceFunc(func() { <-s.turns })
+	timer := time.AfterFunc(turnLongest, give)
+	return func() {
+		timer.Stop()
+		give()
+	}, true
 }
 
 // pullNow makes one pull of the schedule.
