@@ -101,9 +101,12 @@ func (a *app) restoreThroughDaemon(ctx context.Context, h holder, address, to st
 		sent <- result{code, err}
 	}()
 	rep, err := restore.FromTar(ctx, r, to, o)
-	_ = r.CloseWithError(errors.New("the restore ended"))
+	ended := errors.New("the restore ended")
+	_ = r.CloseWithError(ended)
 	s := <-sent
 	switch {
+	case errors.Is(s.err, ended) && err != nil: // by itself: the daemon only heard of it
+		return rep, err
 	case s.err != nil && ctx.Err() == nil && !errors.Is(s.err, io.ErrClosedPipe):
 		return rep, errors.Join(fmt.Errorf("the daemon (process %d): %w", h.PID, s.err), err)
 	case s.code != exitDone && (err == nil || rep.Files == 0 && rep.FailureCount == 0):
