@@ -217,7 +217,7 @@ type Events struct {
 	Lost      func(err error, wait time.Duration) // a connection was lost, and how long we wait
 	Progress  func(Progress)                      // once a second, and at the end
 	Problem   func(Problem)                       // as they are found
-	Note      func(text string)                   // worth saying, and no problem
+	Note      func(text string)                   // worth saying, and no problem; the first hundred
 	Done      func(Result, error)                 // what Run returns
 }
 

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -17,6 +18,7 @@ import (
 
 const (
 	problemsShown = 1000    // problems that a Result carries with their paths
+	notesShown    = 100     // notes that are told
 	writerBytes   = 4 << 20 // memory that one large file takes at most
 	progressEvery = time.Second
 )
@@ -54,6 +56,7 @@ type pull struct {
 	files    chan task
 	memory   *semaphore.Weighted
 	count    counters
+	notes    atomic.Uint64
 
 	mu       sync.Mutex // guards what follows
 	problems []Problem
@@ -363,9 +366,17 @@ func (p *pull) problem(path, kind, reason string) {
 	}
 }
 
+// note tells the first notesShown notes: a source can make as many as it likes.
 func (p *pull) note(format string, args ...any) {
-	if f := p.job.Events.Note; f != nil {
+	f := p.job.Events.Note
+	if f == nil {
+		return
+	}
+	switch n := p.notes.Add(1); {
+	case n <= notesShown:
 		f(fmt.Sprintf(format, args...))
+	case n == notesShown+1:
+		f("more notes are not shown")
 	}
 }
 
