@@ -34,7 +34,7 @@ type channel struct {
 	deep    bool          // answers READDIR requests strictly in order, so that several may be in flight
 }
 
-// openChannel opens one more SFTP session on the connection. While it runs the deadline of the handshake holds.
+// openChannel opens one more SFTP session on the connection. For the first the deadline of the handshake holds; the others end with the connection.
 func (l *link) openChannel() (*channel, error) {
 	raw, requests, err := l.client.OpenChannel("session", nil)
 	if err != nil {
@@ -85,24 +85,53 @@ func newClient(s *stream) (c *sftp.Client, err error) {
 // channelWriter makes Close of an ssh.Channel a full close: CloseWrite alone leaves the server in charge of the end.
 type channelWriter struct{ ssh.Channel }
 
-// measure asks the server for its limits, or for anything if it has none to tell, and takes the time.
+// shut ends what runs for the channel of a link that was killed.
+func (c *channel) shut() {
+	c.sftp.Close()
+	// pkg/sftp may have stopped reading while a listing of ours waits for its answer on the same stream.
+	c.stream.end(c.link.cause)
+}
+
+// measure asks the server for its limits, or for anything if it has none to tell, and takes the time. Nothing but this counts as the connection's
+// work: one that achieves no more is not to be dialled again for ever.
 func (l *link) measure(c *channel) error {
 	l.packet = packetSmall
+	w := c.watch(l.source.life)
+	defer w.end()
 	begin := time.Now()
 	_, told := c.sftp.HasExtension("limits@openssh.com")
-	if !told {
-		a, err := c.stream.ask(packetRealpath, ".")
-		l.rtt = time.Since(begin)
-		a.drop()
-		return err
+	kind, text := byte(packetRealpath), "."
+	if told {
+		kind, text = packetExtended, "limits@openssh.com"
 	}
-	a, err := c.stream.ask(packetExtended, "limits@openssh.com")
-	l.rtt = time.Since(begin)
+	a, err := c.stream.ask(kind, text)
+	if err != nil {
+		return fmt.Errorf("%w: %s", ErrLost, plain(err))
+	}
 	defer a.drop()
-	if err == nil && a.kind == packetExtReply {
+	l.rtt = time.Since(begin)
+	if told && a.kind == packetExtReply {
 		l.packet = packetFor(a.body)
 	}
-	return err
+	close(l.measured)
+	return nil
+}
+
+// packet is the bytes of the largest READ. It waits until that is known, as it mostly is.
+func (c *channel) packet(ctx context.Context, path string) (int, error) {
+	select {
+	case <-c.link.measured:
+		return c.link.packet, nil
+	default:
+	}
+	select {
+	case <-c.link.measured:
+		return c.link.packet, nil
+	case <-c.link.dead:
+		return 0, &lostError{op: "read", path: path, cause: c.link.cause}
+	case <-ctx.Done():
+		return 0, context.Cause(ctx)
+	}
 }
 
 // packetFor reads the answer to limits@openssh.com and picks the size of a READ. A server that lies is caught by the reads themselves, so the figures are

@@ -9,6 +9,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"golang.org/x/sync/errgroup"
 )
 
 const procFileBytesMax = 1 << 20
@@ -17,12 +19,15 @@ const procFileBytesMax = 1 << 20
 // mtime or a later one may still change without showing it. It reads /proc, which many sources do not show: then known is false and there is no error.
 // The figure is the source's word, good for decisions about the source's own files and for nothing else.
 func (s *Source) Now(ctx context.Context) (now time.Time, known bool, err error) {
-	stat, err := s.procFile(ctx, "/proc/stat")
-	if err != nil || stat == nil {
-		return time.Time{}, false, err
+	var stat, uptime []byte
+	group, inside := errgroup.WithContext(ctx)
+	for path, text := range map[string]*[]byte{"/proc/stat": &stat, "/proc/uptime": &uptime} {
+		group.Go(func() (err error) {
+			*text, err = s.procFile(inside, path)
+			return err
+		})
 	}
-	uptime, err := s.procFile(ctx, "/proc/uptime")
-	if err != nil || uptime == nil {
+	if err := group.Wait(); err != nil || stat == nil || uptime == nil {
 		return time.Time{}, false, err
 	}
 	now, known = wallClock(stat, uptime)
@@ -74,12 +79,16 @@ func (c *channel) wholeFile(ctx context.Context, path string) ([]byte, error) {
 		return nil, err
 	}
 	defer h.close()
-	buffer := newBuffer(c.link.packet)
+	packet, err := c.packet(ctx, path)
+	if err != nil {
+		return nil, err
+	}
+	buffer := newBuffer(packet)
 	defer freeBuffer(buffer)
 	c.warm.Store(true)
 	var text []byte
 	for len(text) < procFileBytesMax {
-		p := (*buffer)[:c.link.packet]
+		p := (*buffer)[:packet]
 		n, err := h.readAt(ctx, p, uint64(len(text)))
 		if err != nil {
 			return nil, err

@@ -47,7 +47,7 @@ type Limiter interface {
 // Events are told what happens to the connections. Each func may be nil; they are called from many goroutines and must
 // return at once.
 type Events struct {
-	Connected func(channels int)             // a connection stands, with so many channels
+	Connected func(channels int)             // a connection stands, with so many channels; more may follow
 	Lost      func(err error)                // a connection ended that was not ours to end
 	Refused   func(what string, err error)   // the server refused a further "connection" or "channel": we go on with fewer
 	Redial    func(attempt int, cause error) // a connection is dialled again

@@ -63,6 +63,27 @@ func newAssembly(bytes uint64, size, handles int, b *budget) *assembly {
 	return a
 }
 
+// widen makes room for the blocks of one more handle, and returns how many are left to be read.
+func (a *assembly) widen() uint64 {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.windowMin += 2
+	a.windowMax += readsPerHandle
+	a.window += 2
+	a.changed.Broadcast()
+	return a.left()
+}
+
+// worth says whether there is so much left to be read that a further handle pays.
+func (a *assembly) worth() bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return !a.stopped && a.err == nil && a.left()*uint64(a.size) >= bytesPerHandle
+}
+
+// left is how many blocks nobody has taken. a.mu is held.
+func (a *assembly) left() uint64 { return a.total - min(a.next, a.total) }
+
 // take gives the next number to read; false when there is none any more. Without memory in the budget only the number that the writer waits for is given.
 func (a *assembly) take() (number uint64, paid, ok bool) {
 	a.mu.Lock()
@@ -152,37 +173,21 @@ func (a *assembly) stop() {
 }
 
 // large reads with several requests in flight on one or several handles. It returns when all of them have been answered.
-func (r *reading) large(ctx context.Context, first *handle) (Read, error) {
+func (r *reading) large(ctx context.Context, first *handle, packet int) (Read, error) {
 	rest := r.want.Size - r.from
-	channels := r.source.all()
-	count := 1
-	if rest >= largeFile {
-		count = max(1, min(len(channels), int(min(rest/bytesPerHandle, 1<<10))))
-	}
-	a := newAssembly(rest, first.channel.link.packet, count, r.source.buffer)
+	a := newAssembly(rest, packet, 0, r.source.buffer)
 	team := &team{reading: r, assembly: a}
-	if count > 1 {
-		before, err := first.stat(ctx)
-		if err != nil {
-			return Read{}, err
-		}
-		team.before = before
-	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	team.read(ctx, first)
-	for _, c := range channels {
-		if count--; count <= 0 {
-			break
-		}
-		if c == first.channel || c.link.packet < a.size {
-			count++
-			continue
-		}
-		team.join(ctx, c)
+	gathering, enough := context.WithCancel(ctx)
+	defer enough()
+	if rest >= largeFile {
+		team.work.Go(func() { team.gather(ctx, gathering, first) })
 	}
 	err := r.write(a)
 	a.stop()
+	enough()
 	if err != nil {
 		cancel()
 	}
@@ -193,6 +198,34 @@ func (r *reading) large(ctx context.Context, first *handle) (Read, error) {
 	}
 	after, err := team.compare(ctx, first)
 	return Read{N: r.n, After: after}, err
+}
+
+// gather has the file read over all channels, also over those that are opened while it is being read, until that is over.
+func (t *team) gather(ctx, gathering context.Context, first *handle) {
+	before, err := first.stat(ctx)
+	if err != nil {
+		t.assembly.fail(err)
+		return
+	}
+	t.before = before
+	joined := map[*channel]bool{first.channel: true}
+	for {
+		changed := t.reading.source.changes()
+		for _, c := range t.reading.source.all() {
+			if !t.assembly.worth() {
+				return
+			}
+			if !joined[c] {
+				joined[c] = true
+				t.join(ctx, c)
+			}
+		}
+		select {
+		case <-changed:
+		case <-gathering.Done():
+			return
+		}
+	}
 }
 
 // write hands the blocks to the writer in order.
@@ -230,7 +263,11 @@ func (t *team) join(ctx context.Context, c *channel) {
 			return
 		}
 		attr, err := h.stat(ctx)
-		if err != nil || attr != t.before {
+		packet := 0
+		if err == nil {
+			packet, err = c.packet(ctx, t.reading.path)
+		}
+		if err != nil || attr != t.before || packet < t.assembly.size {
 			h.close()
 			return
 		}
@@ -244,7 +281,7 @@ func (t *team) join(ctx context.Context, c *channel) {
 // read starts the readers of one handle.
 func (t *team) read(ctx context.Context, h *handle) {
 	h.channel.warm.Store(true)
-	for range min(readsPerHandle, t.assembly.total) {
+	for range min(readsPerHandle, t.assembly.widen()) {
 		t.work.Go(func() {
 			for {
 				number, paid, ok := t.assembly.take()

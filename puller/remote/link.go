@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -17,14 +18,20 @@ import (
 // link is one SSH connection and the SFTP channels on it. They live and die together: a channel that ends, breaks the protocol or stalls
 // takes its connection with it, since closing the socket is the only way to free a request that is never answered.
 type link struct {
-	source   *Source
-	wire     *wire
-	client   *ssh.Client
-	channels []*channel
-	hostKey  ssh.PublicKey
+	source  *Source
+	wire    *wire
+	client  *ssh.Client
+	hostKey ssh.PublicKey
+	worked  atomic.Bool // an operation has succeeded on it
+
+	channels atomic.Pointer[[]*channel] // one from the start, the others follow; what it points to is not changed
+	adding   sync.Mutex                 // held while channels is replaced
+	ended    bool                       // guarded by adding: wait has taken the channels, no further one may come
+
+	greeting time.Duration // a third of the three round trips of the first channel: the server's start makes it too long, if anything
+	measured chan struct{} // closed when the server has told its limits; before that the two below may not be read
 	rtt      time.Duration // of one SFTP request
 	packet   int           // bytes of the largest READ
-	worked   atomic.Bool   // an operation has succeeded on it
 
 	dead  chan struct{} // closed by kill
 	once  sync.Once
@@ -59,17 +66,55 @@ func (l *link) wait() {
 	if l.client != nil {
 		l.client.Wait()
 	}
-	for _, c := range l.channels {
-		c.sftp.Close()
-		// pkg/sftp may have stopped reading while a listing of ours waits for its answer on the same stream.
-		c.stream.end(l.cause)
+	l.adding.Lock()
+	l.ended = true
+	l.adding.Unlock()
+	for _, c := range l.list() {
+		c.shut()
 	}
 	l.tasks.Wait()
 	<-l.wire.flushed
 }
 
-// dialLink makes a connection with up to so many channels, all of it within the handshake's deadline. One channel is enough; for 0 the
-// round trip says how many.
+// list is the channels that are open so far.
+func (l *link) list() []*channel {
+	if p := l.channels.Load(); p != nil {
+		return *p
+	}
+	return nil
+}
+
+// take puts a channel into service. One that comes when the link has ended is shut.
+func (l *link) take(c *channel) {
+	l.adding.Lock()
+	ended := l.ended
+	if !ended {
+		list := append(slices.Clone(l.list()), c)
+		l.channels.Store(&list)
+	}
+	l.adding.Unlock()
+	if ended {
+		c.shut()
+	}
+}
+
+// trip is the round trip of a request. It waits until that is known, and makes do with what the greeting took when it will not be.
+func (l *link) trip() time.Duration {
+	select {
+	case <-l.measured:
+		return l.rtt
+	default:
+	}
+	select {
+	case <-l.measured:
+		return l.rtt
+	case <-l.dead:
+		return l.greeting
+	}
+}
+
+// dialLink makes a connection with one channel, within the handshake's deadline. Up to so many channels follow by themselves, for 0 as many as
+// the round trip wants: what can be done with the first does not wait for them, each of them costs three round trips.
 func (s *Source) dialLink(ctx context.Context, channels int) (_ *link, err error) {
 	limits := s.config.Limits
 	parent := ctx
@@ -87,7 +132,7 @@ func (s *Source) dialLink(ctx context.Context, channels int) (_ *link, err error
 			return nil, fmt.Errorf("%w: dial %q: %w", ErrLost, s.config.addr(), err)
 		}
 	}
-	l := &link{source: s, wire: newWire(conn, limits.OpTimeout, s.config.Limiter), dead: make(chan struct{})}
+	l := &link{source: s, wire: newWire(conn, limits.OpTimeout, s.config.Limiter), dead: make(chan struct{}), measured: make(chan struct{})}
 	stop := context.AfterFunc(ctx, func() { l.kill(context.Cause(ctx)) })
 	defer stop()
 	defer func() {
@@ -99,9 +144,13 @@ func (s *Source) dialLink(ctx context.Context, channels int) (_ *link, err error
 	if err := l.login(); err != nil {
 		return nil, s.dialError(parent, ctx, err)
 	}
-	if err := l.openChannels(channels); err != nil {
+	begin := time.Now()
+	first, err := l.openChannel()
+	if err != nil {
 		return nil, s.dialError(parent, ctx, err)
 	}
+	l.greeting = time.Since(begin) / 3
+	l.take(first)
 	if !stop() {
 		return nil, s.dialError(parent, ctx, context.Cause(ctx))
 	}
@@ -109,6 +158,7 @@ func (s *Source) dialLink(ctx context.Context, channels int) (_ *link, err error
 		return nil, s.dialError(parent, ctx, err)
 	}
 	l.watchOver()
+	l.tasks.Go(func() { l.settle(first, channels) })
 	return l, nil
 }
 
@@ -163,35 +213,27 @@ func (s *Source) dialError(parent, ctx context.Context, err error) error {
 	return fmt.Errorf("connect to %q: %w: %s", addr, ErrLost, plain(err))
 }
 
-// openChannels opens the first channel, which must succeed, and then the others at once, of which each may be refused.
-func (l *link) openChannels(n int) error {
-	first, err := l.openChannel()
-	if err != nil {
-		return err
-	}
-	l.channels = []*channel{first}
+// settle asks the server for its limits and then opens the other channels at once, each of which may be refused. A server that leaves one without an
+// answer is used with those that it gave: the open request ends with the connection.
+func (l *link) settle(first *channel, n int) {
 	if err := l.measure(first); err != nil {
-		return err
+		l.kill(err)
+		return
 	}
 	if n == 0 {
 		_, n = Shape(l.rtt)
 	}
-	var mu sync.Mutex
-	var wg sync.WaitGroup
 	for range n - 1 {
-		wg.Go(func() {
+		l.tasks.Go(func() {
 			c, err := l.openChannel()
-			mu.Lock()
-			defer mu.Unlock()
 			if err == nil {
-				l.channels = append(l.channels, c)
-			} else if ev := l.source.config.Events.Refused; ev != nil {
+				l.take(c)
+				l.source.announce()
+			} else if ev := l.source.config.Events.Refused; ev != nil && l.down() == nil {
 				ev("channel", err)
 			}
 		})
 	}
-	wg.Wait()
-	return nil
 }
 
 // watchOver starts what a standing connection needs: a keepalive, and someone who notices its end.

@@ -31,7 +31,7 @@ func (s *Source) add(l *link) {
 	if closed {
 		l.kill(ErrClosed)
 	} else if ev := s.config.Events.Connected; ev != nil {
-		ev(len(l.channels))
+		ev(len(l.list()))
 	}
 	s.tasks.Go(func() {
 		<-l.dead
@@ -86,7 +86,7 @@ func (s *Source) idlest() (best *channel) {
 		if l.down() != nil {
 			continue
 		}
-		for _, c := range l.channels {
+		for _, c := range l.list() {
 			if best == nil || c.busy.Load() < best.busy.Load() {
 				best = c
 			}
@@ -95,23 +95,53 @@ func (s *Source) idlest() (best *channel) {
 	return best
 }
 
+// announce tells everyone who waits for it that there is one more channel.
+func (s *Source) announce() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.wake()
+}
+
+// changes is closed when there are other channels in service, or may be.
+func (s *Source) changes() <-chan struct{} {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.changed
+}
+
 // all returns every channel in service, the idlest first.
 func (s *Source) all() (list []*channel) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, l := range s.links {
 		if l.down() == nil {
-			list = append(list, l.channels...)
+			list = append(list, l.list()...)
 		}
 	}
 	slices.SortStableFunc(list, func(a, b *channel) int { return int(a.busy.Load() - b.busy.Load()) })
 	return list
 }
 
+// shape is the number of connections and of channels on each that we try to have. It waits until the first round trip is known.
+func (s *Source) shape() (connections, channels int) {
+	connections, channels = Shape(s.RTT())
+	if n := s.config.Connections; n > 0 {
+		connections = n
+	}
+	if n := s.config.Channels; n > 0 {
+		channels = n
+	}
+	return connections, channels
+}
+
 // keepLinks makes the connections that Dial left, and again those that are lost, until Close. It ends early when there is no hope: then every
 // operation fails that finds no connection.
 func (s *Source) keepLinks() {
-	s.dialOthers()
+	connections, channels := s.shape()
+	s.mu.Lock()
+	s.want = connections
+	s.mu.Unlock()
+	s.dialOthers(connections-1, channels)
 	for total := 1; s.awaitMissing(); total++ {
 		s.mu.Lock()
 		s.vain++
@@ -123,7 +153,7 @@ func (s *Source) keepLinks() {
 		if ev := s.config.Events.Redial; ev != nil {
 			ev(total, s.lastLoss())
 		}
-		l, err := s.dialLink(s.life, s.config.Channels)
+		l, err := s.dialLink(s.life, channels)
 		if err == nil {
 			s.add(l)
 		}
@@ -134,12 +164,12 @@ func (s *Source) keepLinks() {
 }
 
 // dialOthers makes the second and further connections, a few at once. One that is refused is done without.
-func (s *Source) dialOthers() {
+func (s *Source) dialOthers(n, channels int) {
 	var group errgroup.Group
 	group.SetLimit(dialsAtOnce)
-	for range s.config.Connections - 1 {
+	for range n {
 		group.Go(func() error {
-			l, err := s.dialLink(s.life, s.config.Channels)
+			l, err := s.dialLink(s.life, channels)
 			if err == nil {
 				s.add(l)
 				return nil

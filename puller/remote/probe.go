@@ -91,7 +91,7 @@ func probeWrite(ctx context.Context, l *link, path string, p *Powers) error {
 		{"make a symbolic link", packetSymlink, append(appendString(nil, "x"), appendString(nil, a)...)},
 	} {
 		var code uint32
-		c := l.channels[0]
+		c := l.list()[0]
 		err := c.do(ctx, "probe", path, func() (err error) {
 			code, err = c.stream.askRaw(try.kind, try.body)
 			return err

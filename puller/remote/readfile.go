@@ -91,10 +91,14 @@ func (r *reading) run(ctx context.Context) (Read, error) {
 		return Read{}, err
 	}
 	defer first.close()
-	if r.want.Size-r.from <= uint64(c.link.packet) {
-		return r.small(ctx, first)
+	packet, err := c.packet(ctx, r.path)
+	if err != nil {
+		return Read{}, err
 	}
-	return r.large(ctx, first)
+	if r.want.Size-r.from <= uint64(packet) {
+		return r.small(ctx, first, packet)
+	}
+	return r.large(ctx, first, packet)
 }
 
 // open opens a file on the channel, within the number of handles that a channel may have.
@@ -178,11 +182,11 @@ func (h *handle) readAt(ctx context.Context, p []byte, offset uint64) (n int, er
 // small reads what fits into one request. The first request on a channel of OpenSSH is a full one whatever the file's size: the server of
 // OpenSSH 9.2 leaks memory when lengths grow. Another server is not asked beyond the file's end: one that answers such a request in drips
 // would be asked for each of them.
-func (r *reading) small(ctx context.Context, h *handle) (Read, error) {
+func (r *reading) small(ctx context.Context, h *handle, packet int) (Read, error) {
 	size := int(r.want.Size - r.from)
 	ask := size
 	if h.channel.deep && !h.channel.warm.Swap(true) {
-		ask = h.channel.link.packet
+		ask = packet
 	}
 	if ask > packetSmall {
 		select {

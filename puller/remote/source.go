@@ -31,7 +31,7 @@ type Source struct {
 
 	mu      sync.Mutex // guards what follows
 	links   []*link
-	want    int           // links that we try to have
+	want    int           // links that we try to have; 0 until the round trip is known
 	vain    int           // dials since a connection last did any work
 	loss    error         // why the last link ended
 	failed  error         // why there will be no more links
@@ -54,7 +54,7 @@ type Stats struct {
 	Channels      int
 }
 
-// Dial connects to a source. It returns as soon as the first connection stands; the others are made behind it. Close must be called.
+// Dial connects to a source. It returns as soon as the first connection has one channel; the others are made behind it. Close must be called.
 func Dial(ctx context.Context, config Config) (*Source, error) {
 	config, err := config.check()
 	if err != nil {
@@ -62,19 +62,13 @@ func Dial(ctx context.Context, config Config) (*Source, error) {
 	}
 	s := &Source{config: config, big: make(chan struct{}, 4), large: make(chan struct{}, 2),
 		middle: make(chan struct{}, 256), buffer: &budget{left: config.Limits.BufferBytes}, unread: newUnread(), changed: make(chan struct{})}
+	s.life, s.end = context.WithCancel(context.WithoutCancel(ctx))
 	l, err := s.dialLink(ctx, config.Channels)
 	if err != nil {
+		s.end()
 		return nil, err
 	}
-	connections, channels := Shape(l.rtt)
-	if config.Connections == 0 {
-		s.config.Connections = connections
-	}
-	if config.Channels == 0 {
-		s.config.Channels = channels
-	}
-	s.life, s.end = context.WithCancel(context.WithoutCancel(ctx))
-	s.first, s.want = l, s.config.Connections
+	s.first = l
 	s.add(l)
 	s.tasks.Go(s.keepLinks)
 	return s, nil
@@ -107,7 +101,7 @@ func (s *Source) Stats() Stats {
 	defer s.mu.Unlock()
 	for _, l := range s.links {
 		st.Connections++
-		st.Channels += len(l.channels)
+		st.Channels += len(l.list())
 		st.BytesReceived += l.wire.received.Load()
 	}
 	return st
@@ -119,18 +113,21 @@ func (s *Source) HostKey() ssh.PublicKey { return s.first.hostKey }
 // ServerVersion is the server's identification, for %q.
 func (s *Source) ServerVersion() string { return string(s.first.client.ServerVersion()) }
 
-// RTT is the round trip of one request on the first connection, measured once.
-func (s *Source) RTT() time.Duration { return s.first.rtt }
+// RTT is the round trip of one request on the first connection, measured once. Right after Dial it waits for that.
+func (s *Source) RTT() time.Duration { return s.first.trip() }
 
 // Parallel is how many operations on small files or directories should be in flight: enough for 12,000 files a second over the
 // round trip, within what the channels bear.
 func (s *Source) Parallel() int {
 	const filesPerSecond = 12000
 	n := int(2 * s.RTT().Seconds() * filesPerSecond)
+	connections, channels := s.shape()
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	channels := max(1, s.want) * max(1, s.config.Channels)
-	return max(64, min(n, (handlesPerChannel-50)*channels))
+	if s.want > 0 {
+		connections = s.want // some were refused
+	}
+	return max(64, min(n, (handlesPerChannel-50)*connections*channels))
 }
 
 // Lstat returns the attributes of path itself, not following a link.
