@@ -251,20 +251,50 @@ func (p *pull) walkers() int {
 	return min(max(p.readers()/4, 16), 256)
 }
 
+// first is what is asked before anything is recorded.
+type first struct {
+	clock    bool // can be seen
+	clockErr error
+	attr     remote.Attr // of the root
+	attrErr  error
+	listing  *listing // of the root
+	listErr  error
+}
+
+// look asks for all of it at once: on a long line each answer that is waited for by itself costs a round trip. The clock is known before any
+// content is read, which is what it is for; listing what turns out to be no directory harms nothing.
+func (p *pull) look(ctx context.Context) first {
+	var f first
+	var asked sync.WaitGroup
+	asked.Go(func() {
+		defer guard(&f.clockErr)
+		f.clock, f.clockErr = p.clock.begin(ctx)
+	})
+	asked.Go(func() {
+		defer guard(&f.listErr)
+		f.listing, f.listErr = p.list(ctx, "")
+	})
+	func() {
+		defer guard(&f.attrErr)
+		f.attrErr = p.link.do(ctx, nil, func(ctx context.Context, r Remote) (err error) {
+			f.attr, err = r.Lstat(ctx, p.job.Root)
+			return err
+		})
+	}()
+	asked.Wait()
+	return f
+}
+
 // begin looks at the root, before anything is recorded.
 func (p *pull) begin(ctx context.Context) error {
-	known, err := p.clock.begin(ctx)
-	if err != nil {
-		return err
+	f := p.look(ctx)
+	if f.clockErr != nil {
+		return f.clockErr
 	}
-	if !known {
+	if !f.clock {
 		p.session.Fidelity("the source's clock cannot be seen: files modified less than 10 minutes before they were read are read again next time")
 	}
-	var attr remote.Attr
-	err = p.link.do(ctx, nil, func(ctx context.Context, r Remote) (err error) {
-		attr, err = r.Lstat(ctx, p.job.Root)
-		return err
-	})
+	attr, err := f.attr, f.attrErr
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		had, listErr := p.had(ctx)
@@ -282,7 +312,7 @@ func (p *pull) begin(ctx context.Context) error {
 	case attr.Kind != remote.Directory:
 		return &refusedError{fmt.Errorf("path %q on the source is a %v and not a directory: name the directory that it is in, and exclude the rest", p.job.Root, attr.Kind)}
 	}
-	listing, err := p.list(ctx, "")
+	listing, err := f.listing, f.listErr
 	if err != nil && !isLimit(err) {
 		return p.refuse(fmt.Errorf("path %q on the source cannot be listed: %w", p.job.Root, err))
 	}
