@@ -64,10 +64,12 @@ func (a *app) loadConfig() (*config.Config, error) {
 func (a *app) readConfig() (*config.Config, error) {
 	file, named := a.configFile()
 	cfg, err := config.Load(file)
-	if err == nil || named || !errors.Is(err, fs.ErrNotExist) {
+	dir := a.vaultDirNamed()
+	// The daemon's configuration is not for everybody's eyes; who names a vault needs none.
+	hidden := dir != "" && errors.Is(err, fs.ErrPermission)
+	if err == nil || named || !errors.Is(err, fs.ErrNotExist) && !hidden {
 		return cfg, err
 	}
-	dir := a.vaultDirNamed()
 	if dir == "" {
 		return config.Defaults(), nil
 	}
