@@ -3,7 +3,9 @@ package remote
 import (
 	"bytes"
 	"context"
+	"encoding/binary"
 	"errors"
+	"fmt"
 	"io/fs"
 	"math"
 	"strconv"
@@ -13,7 +15,10 @@ import (
 	"golang.org/x/sync/errgroup"
 )
 
-const procFileBytesMax = 1 << 20
+const (
+	procFileBytesMax = 1 << 20
+	procReadsMax     = 64 // one is enough on an honest source
+)
 
 // Now tells the source's own wall clock, as it was at some moment while Now ran, rounded down to the second: what carries this
 // mtime or a later one may still change without showing it. It reads /proc, which many sources do not show: then known is false and there is no error.
@@ -21,12 +26,14 @@ const procFileBytesMax = 1 << 20
 func (s *Source) Now(ctx context.Context) (now time.Time, known bool, err error) {
 	var stat, uptime []byte
 	group, inside := errgroup.WithContext(ctx)
-	for path, text := range map[string]*[]byte{"/proc/stat": &stat, "/proc/uptime": &uptime} {
-		group.Go(func() (err error) {
-			*text, err = s.procFile(inside, path)
-			return err
-		})
-	}
+	group.Go(func() (err error) {
+		stat, err = s.procFile(inside, "/proc/stat", bootTold)
+		return err
+	})
+	group.Go(func() (err error) {
+		uptime, err = s.procFile(inside, "/proc/uptime", lineTold)
+		return err
+	})
 	if err := group.Wait(); err != nil || stat == nil || uptime == nil {
 		return time.Time{}, false, err
 	}
@@ -52,13 +59,21 @@ func wallClock(stat, uptime []byte) (time.Time, bool) {
 	return time.Unix(boot+int64(up), 0).UTC(), true
 }
 
-// procFile reads one file of /proc; nil when it cannot be had.
-func (s *Source) procFile(ctx context.Context, path string) ([]byte, error) {
+// bootTold says whether a text holds the whole line that wallClock wants of /proc/stat.
+func bootTold(text []byte) bool {
+	_, line, found := bytes.Cut(text, []byte("\nbtime "))
+	return found && lineTold(line)
+}
+
+func lineTold(text []byte) bool { return bytes.IndexByte(text, '\n') >= 0 }
+
+// procFile reads one file of /proc, until enough of it is there; nil when it cannot be had.
+func (s *Source) procFile(ctx context.Context, path string, enough func(text []byte) bool) ([]byte, error) {
 	c, err := s.pick(ctx)
 	if err != nil {
 		return nil, err
 	}
-	text, err := c.wholeFile(ctx, path)
+	text, err := c.head(ctx, path, enough)
 	if errors.Is(err, ErrLost) || errors.Is(err, ErrStalled) || ctx.Err() != nil {
 		return nil, err
 	}
@@ -68,34 +83,97 @@ func (s *Source) procFile(ctx context.Context, path string) ([]byte, error) {
 	return text, nil
 }
 
-// wholeFile reads a file whose size is not known, as those of /proc are not.
-func (c *channel) wholeFile(ctx context.Context, path string) ([]byte, error) {
+// head reads a file whose size is not known, as those of /proc are not, until enough of it is there or its end. It does without pkg/sftp, which
+// asks once more after every answer that is not full.
+func (c *channel) head(ctx context.Context, path string, enough func(text []byte) bool) ([]byte, error) {
 	attr, err := c.lstat(ctx, path)
 	if err != nil || attr.Kind != File {
 		return nil, err
 	}
-	h, err := c.open(ctx, path)
-	if err != nil {
-		return nil, err
-	}
-	defer h.close()
 	packet, err := c.packet(ctx, path)
 	if err != nil {
 		return nil, err
 	}
-	buffer := newBuffer(packet)
-	defer freeBuffer(buffer)
+	select {
+	case c.handles <- struct{}{}:
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
+	case <-c.link.dead:
+		return nil, &lostError{op: "open", path: path, cause: c.link.cause}
+	}
+	handle, err := c.openRaw(ctx, path)
+	if err != nil {
+		<-c.handles
+		return nil, err
+	}
+	defer c.closeRaw(path, handle)
 	c.warm.Store(true)
 	var text []byte
-	for len(text) < procFileBytesMax {
-		p := (*buffer)[:packet]
-		n, err := h.readAt(ctx, p, uint64(len(text)))
+	for reads := 0; reads < procReadsMax && len(text) < procFileBytesMax && !enough(text); reads++ {
+		p, err := c.readRaw(ctx, path, handle, uint64(len(text)), uint32(packet))
 		if err != nil {
 			return nil, err
 		}
-		if text = append(text, p[:n]...); n < len(p) {
+		if len(p) == 0 {
 			break
 		}
+		text = append(text, p...)
 	}
 	return text, nil
+}
+
+// openRaw opens a file for reading.
+func (c *channel) openRaw(ctx context.Context, path string) (handle string, err error) {
+	const read = 0x1
+	body := binary.BigEndian.AppendUint32(appendString(nil, path), read)
+	body = binary.BigEndian.AppendUint32(body, 0) // no attributes
+	err = c.do(ctx, "open", path, func() error {
+		a, err := c.stream.askBody(packetOpen, body)
+		if err != nil {
+			return err
+		}
+		defer a.drop()
+		handle, err = handleOf(a)
+		return err
+	})
+	return handle, err
+}
+
+// closeRaw gives a handle of openRaw and its slot back without waiting for the answer.
+func (c *channel) closeRaw(path, handle string) {
+	c.link.source.background(func(ctx context.Context) {
+		c.closeHandle(ctx, path, handle)
+		<-c.handles
+	})
+}
+
+// readRaw reads at most n bytes; none mean the end of the file.
+func (c *channel) readRaw(ctx context.Context, path, handle string, offset uint64, n uint32) (data []byte, err error) {
+	body := binary.BigEndian.AppendUint64(appendString(nil, handle), offset)
+	body = binary.BigEndian.AppendUint32(body, n)
+	err = c.do(ctx, "read", path, func() error {
+		a, err := c.stream.askBody(packetRead, body)
+		if err != nil {
+			return err
+		}
+		defer a.drop()
+		cur := cursor{b: a.body}
+		switch a.kind {
+		case packetData:
+			data = bytes.Clone(cur.bytes())
+			if cur.err == nil && (len(data) == 0 || len(data) > int(n)) {
+				return fmt.Errorf("%d bytes for %d", len(data), n)
+			}
+			return cur.err
+		case packetStatus:
+			err := statusOf(&cur, "data")
+			var r *refusal
+			if errors.As(err, &r) && r.code == statusEOF {
+				return nil
+			}
+			return err
+		}
+		return fmt.Errorf("packet of type %d instead of data", a.kind)
+	})
+	return data, err
 }

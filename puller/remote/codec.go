@@ -11,6 +11,7 @@ import (
 //	uint32 length | byte type | uint32 id | body        length counts type, id and body
 const (
 	packetClose    = 4
+	packetRead     = 5
 	packetOpendir  = 11
 	packetReaddir  = 12
 	packetRealpath = 16

@@ -179,15 +179,14 @@ func (h *handle) readAt(ctx context.Context, p []byte, offset uint64) (n int, er
 	return n, nil
 }
 
-// small reads what fits into one request. The first request on a channel of OpenSSH is a full one whatever the file's size: the server of
-// OpenSSH 9.2 leaks memory when lengths grow. Another server is not asked beyond the file's end: one that answers such a request in drips
-// would be asked for each of them.
+// small reads what fits into one request, and asks for no byte beyond the file's end: a server that answers such a request in drips would be asked
+// for each of them.
 func (r *reading) small(ctx context.Context, h *handle, packet int) (Read, error) {
 	size := int(r.want.Size - r.from)
-	ask := size
 	if h.channel.deep && !h.channel.warm.Swap(true) {
-		ask = packet
+		h.channel.warmUp(ctx, r.path, packet)
 	}
+	ask := size
 	if ask > packetSmall {
 		select {
 		case r.source.middle <- struct{}{}:
@@ -206,10 +205,27 @@ func (r *reading) small(ctx context.Context, h *handle, packet int) (Read, error
 	if err != nil {
 		return Read{}, err
 	}
-	if err := r.deliver((*buffer)[:min(n, size)]); err != nil {
+	if err := r.deliver((*buffer)[:n]); err != nil {
 		return Read{N: r.n}, err
 	}
 	return Read{N: r.n, After: after}, nil
+}
+
+// warmUp makes the first READ on a channel of OpenSSH a full one: the server of OpenSSH 9.2 leaks memory when lengths grow. It is one request, whatever
+// comes of it; the file's own reading tells of trouble.
+func (c *channel) warmUp(ctx context.Context, path string, packet int) {
+	select {
+	case c.handles <- struct{}{}:
+	default:
+		return
+	}
+	handle, err := c.openRaw(ctx, path)
+	if err != nil {
+		<-c.handles
+		return
+	}
+	_, _ = c.readRaw(ctx, path, handle, 0, uint32(packet))
+	c.closeRaw(path, handle)
 }
 
 // deliver hands bytes to the writer and counts them.

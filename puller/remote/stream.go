@@ -277,7 +277,12 @@ func (s *stream) issue(c *call, kind byte, body []byte) error {
 
 // ask is send and wait. The caller releases the answer.
 func (s *stream) ask(kind byte, text string) (answer, error) {
-	c, err := s.send(kind, frameMax, appendString(nil, text))
+	return s.askBody(kind, appendString(nil, text))
+}
+
+// askBody is ask with a body that is ready.
+func (s *stream) askBody(kind byte, body []byte) (answer, error) {
+	c, err := s.send(kind, frameMax, body)
 	if err != nil {
 		select { // a server may answer what was never sent
 		case a := <-c.answer:
