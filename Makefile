@@ -110,7 +110,7 @@ real-trees:
 	$(call sweep,SourceComesBack|SmallEdit,./cmd/...,HOLDFAST_SWEEP=full)
 
 boot:
-	$(call sweep,RealSystemd,./systemd,HOLDFAST_BOOT_TEST=1)
+	$(call sweep,RealSystemd,./systemd,GOFLAGS=-tags=boot)
 
 # A real kernel that loses what was not synced: loop devices, so root.
 power-cuts:

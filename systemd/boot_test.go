@@ -1,3 +1,5 @@
+//go:build boot
+
 package systemd
 
 import (
@@ -12,11 +14,8 @@ import (
 
 // TestUnitRunsUnderARealSystemd boots a systemd in namespaces of its own, installs the program as the manual says, and
 // looks at the running daemon: that it works at all inside its sandbox, and that the sandbox is really there. It needs root
-// and a kernel that allows it, so it runs only with HOLDFAST_BOOT_TEST=1 (make boot).
+// and a kernel that allows it, so it is only built with the tag boot (make boot).
 func TestUnitRunsUnderARealSystemd(t *testing.T) {
-	if os.Getenv("HOLDFAST_BOOT_TEST") != "1" {
-		t.Skip("needs root and namespaces: set HOLDFAST_BOOT_TEST=1")
-	}
 	scratch := t.TempDir()
 	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
 	defer cancel()
