@@ -1,4 +1,4 @@
-// Bench measures holdfast against the tools that people use for the same work, side by side on one machine:
+// Command bench measures holdfast against the tools that people use for the same work, side by side on one machine:
 //
 //	go run ./bench [-rows PATTERNS] [-scale F] [-n N] [-out FILE]
 //
