@@ -46,6 +46,7 @@ func (s *Session) Commit(ctx context.Context, o CommitOptions) (worm.Snapshot, e
 		return worm.Snapshot{}, errors.Join(fmt.Errorf("source %q: commit: %w", s.source, err), s.finish(false))
 	}
 	// The snapshot is safe. What follows is tidying, and the next Begin does it if this does not.
+	s.v.used(s.source, snap.ID, s.uses)
 	if err := errors.Join(s.p.close(false), s.finish(true)); err != nil {
 		s.v.o.Logf("session %s: tidying after the commit: %v", s.id, err)
 	}
@@ -95,7 +96,7 @@ func (v *Vault) lockFor(l ledger.Lock) ledger.Lock {
 
 func (s *Session) writeCatalog(ctx context.Context) (snapshot.Root, *roaring.Bitmap, error) {
 	b := snapshot.NewBuilder(s, s.v.ring.BoundaryKey())
-	for e, err := range s.sort.sorted() {
+	for e, err := range s.entries(ctx) {
 		if err == nil {
 			err = b.Add(ctx, &e)
 		}
@@ -107,6 +108,7 @@ func (s *Session) writeCatalog(ctx context.Context) (snapshot.Root, *roaring.Bit
 	if err != nil {
 		return snapshot.Root{}, nil, fmt.Errorf("catalog: %w", err)
 	}
+	s.uses = b.Uses()
 	return root, b.Packs(), nil
 }
 

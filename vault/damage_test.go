@@ -43,7 +43,7 @@ func (w *world) checkCold(ctx context.Context) (*CheckReport, error) {
 func vaultFiles(t *testing.T, dir string) map[string][]byte {
 	files := map[string][]byte{}
 	err := filepath.WalkDir(dir, func(p string, e fs.DirEntry, err error) error {
-		if err != nil || e.IsDir() || e.Name() == "lock" || strings.Contains(p, "/index/") {
+		if err != nil || e.IsDir() || e.Name() == "lock" || strings.Contains(p, "/index/") || strings.Contains(p, "/usage/") {
 			return err
 		}
 		b, err := os.ReadFile(p)

@@ -72,6 +72,7 @@ type packer struct {
 	onWritten  func(seq uint64)    // called under progressMu, in order
 
 	onSealed func(worm.PackInfo) // called from a sealing goroutine
+	evac     *evacuation         // packs in which nothing counts as known
 	stats    packerStats
 }
 
@@ -159,9 +160,11 @@ func (p *packer) put(id chunk.ID, data []byte) (snapshot.Ref, uint64, bool, erro
 	p.pendingMu.Lock()
 	p.pending[id] = pendingChunk{ref: ref, seq: b.seq}
 	p.pendingMu.Unlock()
-	p.stats.mu.Lock()
-	p.stats.newBytes += uint64(len(data))
-	p.stats.mu.Unlock()
+	if !p.moved(id, len(data)) {
+		p.stats.mu.Lock()
+		p.stats.newBytes += uint64(len(data))
+		p.stats.mu.Unlock()
+	}
 	seq := b.seq
 	if len(b.payload) >= pack.BlockTarget || len(data) >= aloneBytes || len(b.chunks) == blockChunksMax {
 		if err := p.dispatch(); err != nil {
@@ -181,7 +184,7 @@ func (p *packer) known(id chunk.ID, size int) (snapshot.Ref, uint64, bool) {
 		return pc.ref, pc.seq, true
 	}
 	place, ok := p.v.lookup(id)
-	if !ok || place.Size != uint32(size) || !p.v.claimOne(p.session, place.Pack) {
+	if !ok || place.Size != uint32(size) || p.evac.leaves(place.Pack) || !p.v.claimOne(p.session, place.Pack) {
 		return snapshot.Ref{}, 0, false
 	}
 	return snapshot.Ref{ID: id, Size: place.Size, Pack: place.Pack}, 0, true
@@ -366,6 +369,7 @@ func (p *packer) seal(op *openPack) (err error) {
 	p.unsealedMu.Lock()
 	delete(p.unsealed, op)
 	p.unsealedMu.Unlock()
+	p.v.usage.learn(op.in.Number, footer)
 	entries := indexEntries(op.in.Number, footer)
 	if err := p.v.indexPack(p.ctx, op.in.Number, entries); err != nil {
 		// The pack is safe; only the hints are missing, and the next Begin adds them.

@@ -19,6 +19,7 @@ func (v *Vault) Prune(ctx context.Context, dry bool) (worm.PruneReport, error) {
 	if dry || len(rep.Packs) == 0 {
 		return rep, err
 	}
+	v.usage.forget(rep.Packs)
 	if v.cache != nil {
 		v.cache.forget(rep.Packs)
 	}

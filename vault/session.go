@@ -68,6 +68,8 @@ type Session struct {
 	claimMu sync.RWMutex
 	claimed *roaring.Bitmap
 
+	uses map[uint32]uint64 // bytes that the catalog uses in each pack, once it is written
+
 	mu           sync.Mutex
 	problems     []snapshot.Problem
 	problemBytes int
@@ -132,6 +134,7 @@ func (v *Vault) begin(ctx context.Context, o SessionOptions) (*Session, error) {
 	}
 	// A cancelled pull must still be able to seal what it read: the packer ends with the session, not with ctx.
 	s.p = v.newPacker(context.WithoutCancel(ctx), s.id)
+	s.p.evac = s.planEvacuation(ctx, now)
 	s.p.onWritten = s.journal.blocksWritten
 	s.p.onSealed = func(worm.PackInfo) { s.journal.sync() }
 	return s, nil

@@ -44,6 +44,8 @@ type Options struct {
 	Clock clock.Source
 	// NoParity leaves the Reed-Solomon section out of new packs.
 	NoParity bool
+	// NoEvacuation makes sessions rely on packs however little of them is still used: for measuring what evacuation gains.
+	NoEvacuation bool
 	// Workers encode blocks; 0 means one for each processor.
 	Workers int
 	// Logf is told, in one sentence each, what recovery did. Nil means nobody listens.
@@ -81,6 +83,7 @@ type Vault struct {
 	indexDir string
 
 	cache *readCache
+	usage usage
 
 	// indexTurn is held by whoever fills, warms or replaces the index, or salvages: one at a time. It is taken before
 	// indexMu.

@@ -38,6 +38,7 @@ type Builder struct {
 	any    bool
 	root   Root
 	packs  *roaring.Bitmap
+	uses   packTable
 	err    error // sticky
 
 	scratch []byte
@@ -58,7 +59,7 @@ type level struct {
 // NewBuilder returns a Builder that stores through p. The key decides where leaves end: it must stay the same
 // for as long as snapshots are to share leaves.
 func NewBuilder(p Putter, boundaryKey [32]byte) *Builder {
-	return &Builder{put: p, mac: hmac.New(sha256.New, boundaryKey[:]), packs: roaring.New()}
+	return &Builder{put: p, mac: hmac.New(sha256.New, boundaryKey[:]), packs: roaring.New(), uses: packTable{}}
 }
 
 // Add adds an entry, which must come strictly after the one before it; it keeps nothing of e. After an error the
@@ -181,6 +182,7 @@ func (b *Builder) store(ctx context.Context, i int) (child, error) {
 		uses := l.table.sorted()
 		for _, u := range uses {
 			b.packs.Add(u.Pack)
+			b.uses[u.Pack] += u.Bytes
 		}
 		b.scratch = appendLeaf(b.scratch, l.n, l.body, uses)
 	} else {
@@ -195,6 +197,7 @@ func (b *Builder) store(ctx context.Context, i int) (child, error) {
 		return child{}, fmt.Errorf("catalog: store level %d: %w", i+1, err)
 	}
 	b.packs.Add(ref.Pack)
+	b.uses[ref.Pack] += uint64(ref.Size)
 	c := child{last: l.last, ref: ref, entries: l.entries}
 	clear(l.table)
 	*l = level{body: l.body[:0], table: l.table, sealed: l.sealed + 1}
@@ -255,3 +258,6 @@ func (b *Builder) rootBelow(i int) (Root, error) {
 // Packs is the exact set of packs that the catalog relies on: for content, for chunk lists, and for its own
 // leaves and nodes. Complete once Finish has returned; the caller may keep and change it.
 func (b *Builder) Packs() *roaring.Bitmap { return b.packs.Clone() }
+
+// Uses is what Tree.Uses will give for the catalog. Complete once Finish has returned; it is the caller's from then on.
+func (b *Builder) Uses() map[uint32]uint64 { return b.uses }
