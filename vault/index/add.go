@@ -32,6 +32,9 @@ func (x *Index) addPack(ctx context.Context, pack uint32, entries []Entry) error
 	}
 	x.write.Lock()
 	defer x.write.Unlock()
+	if t := x.filter.tail; t != nil && t.len()+len(entries) > maxTail && x.filter.warm.Load() == nil {
+		x.loadKept()
+	}
 	fresh := uint64(0)
 	for part := range slices.Chunk(entries, batch) {
 		n, err := x.addBatch(ctx, part)

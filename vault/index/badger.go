@@ -29,7 +29,7 @@ func badgerOptions(path string, o Options) badger.Options {
 	b.MemTableSize = min(max(o.MemoryBytes/2, 1<<20), 64<<20)
 	b.NumMemtables = 2
 	b.NumCompactors = 2
-	b.ValueLogFileSize = 64 << 20
+	b.ValueLogFileSize = 1 << 20 // no value is large enough for it; it is mapped twice as large, and grown and cut at every opening
 	b.ValueThreshold = 1 << 10
 	b.ChecksumVerificationMode = options.NoVerification
 	b.DetectConflicts = false

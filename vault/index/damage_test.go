@@ -123,6 +123,7 @@ func damageTemplate(t *testing.T, clean bool) string {
 		mustAdd(t, x, p.Pack, p.Entries)
 	}
 	if clean {
+		mustWarm(t, x) // so that a filter is left
 		mustClose(t, x)
 		return dir
 	}
@@ -187,6 +188,9 @@ func TestNoDamageToAFileGivesAWrongPlaceOrIsThereForGood(t *testing.T) {
 			t.Fatalf("files %v: %v", files, err)
 		}
 		files = append(files, filepath.Join(template, stateName))
+		if clean {
+			files = append(files, filepath.Join(template, filterName))
+		}
 		for fi, f := range files {
 			name, _ := filepath.Rel(template, f)
 			for hi, how := range hows {

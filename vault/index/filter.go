@@ -31,6 +31,9 @@ func newBloom(capacity uint64) *bloom {
 	return &bloom{words: make([]uint64, blocks*blockWords), blocks: blocks, capacity: capacity}
 }
 
+// filterBytes is what the words of a layer take.
+func filterBytes(capacity uint64) uint64 { return (capacity*bitsPerChunk + 511) / 512 * blockWords * 8 }
+
 // at chooses the block by the first 8 bytes of the ID and the bits by the next 8.
 func (b *bloom) at(id chunk.ID) (block []uint64, choice uint64) {
 	hi, _ := bits.Mul64(binary.BigEndian.Uint64(id[:8]), b.blocks)
@@ -106,6 +109,7 @@ func (l *layers) bytes() (n uint64) {
 type filterState struct {
 	warm   atomic.Pointer[layers] // answers lookups
 	making *layers                // guarded by Index.write: also gets what is added meanwhile
+	tail   *tail                  // guarded by Index.write: the file that the last close left and what was added since; nil if it is of no use
 }
 
 // excludes reports that a chunk is surely not in the index.
@@ -116,6 +120,11 @@ func (f *filterState) excludes(id chunk.ID) bool {
 
 // add tells the filters of a new chunk, before Badger hears of it. The caller holds Index.write.
 func (f *filterState) add(id chunk.ID) {
+	if f.tail != nil {
+		if f.tail.add(id); f.tail.len() > maxTail {
+			f.tail = nil // the filter is warm by now, and is written as a whole
+		}
+	}
 	if f.making != nil {
 		f.making.add(id)
 	}

@@ -23,6 +23,7 @@ type home struct {
 	disk  *durable.Dir
 	lock  *dirLock
 	found contents // of the Badger directory that was opened
+	kept  *kept    // the filter of that directory, nil if none was left
 }
 
 // contents is what an index knows about itself.
@@ -94,7 +95,9 @@ func (h *home) sweep() error {
 // openExisting tries what is there until it opens or has failed too often; then why says so and db is nil.
 func (h *home) openExisting(s state) (db *badger.DB, why string, err error) {
 	path := filepath.Join(h.dir, dbName)
-	thorough, chunks := s.Unclean > 0, s.Chunks
+	thorough, chunks, filter := s.Unclean > 0, s.Chunks, s.Filter
+	// Should this process die, the filter that the last one left lacks what was added.
+	s.Filter = nil
 	s.Unclean++
 	if err := inspect(path, thorough); err != nil {
 		if environmental(err) {
@@ -118,6 +121,9 @@ func (h *home) openExisting(s state) (db *badger.DB, why string, err error) {
 			if err := s.save(h.disk); err != nil {
 				closeQuietly(db)
 				return nil, "", err
+			}
+			if !thorough {
+				h.kept = filter
 			}
 			return db, "", nil
 		}

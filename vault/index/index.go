@@ -48,8 +48,8 @@ type PackEntries struct {
 
 // Options of an index. The zero value is right for a vault of any size.
 type Options struct {
-	// MemoryBytes is what Badger may hold in memory tables; 0 means 32 MiB. The filter comes on top, with about
-	// 2 bytes for each chunk, and Badger's table indexes with less than half a byte.
+	// MemoryBytes is what Badger may hold in memory tables; 0 means 32 MiB. The filter comes on top once it is warm, with
+	// about 2 bytes for each chunk. Badger maps its tables: what is resident of them the kernel takes back when it must.
 	MemoryBytes int64
 	// FreeFloorBytes is the room that must be free on the file system to open the index or to write to it; 0 means
 	// 64 MiB, a negative value none. A full disk kills a process that writes through a memory map.
@@ -66,6 +66,7 @@ const (
 // The directory of an index, all of it below the one that Open is given:
 //
 //	state      one line of JSON, see state.go
+//	filter     the filter that the last close left, see keep.go
 //	db         Badger's directory
 //	db.aside   the last one that was moved aside, for whoever wants to know why
 //	db.new     one that Rebuild is making, with its sorting files in sort; both worthless after a crash
@@ -107,6 +108,8 @@ type Index struct {
 	count  atomic.Uint64                  // distinct chunks ever added, as far as known
 	filter filterState
 
+	warmer warmer
+
 	harm atomic.Pointer[DamageError] // the first damage seen since Open
 }
 
@@ -140,6 +143,11 @@ func open(dir, vault string, o Options) (_ *Index, err error) {
 	x := &Index{dir: dir, codec: h.codec, o: o, disk: h.disk, lock: h.lock, db: db, fresh: fresh}
 	x.marks.Store(h.found.marks)
 	x.count.Store(h.found.count)
+	if h.kept != nil {
+		x.filter.tail = &tail{file: *h.kept}
+	}
+	x.warmer.turn = make(chan struct{}, 1)
+	x.warmer.ctx, x.warmer.stop = context.WithCancel(context.Background())
 	return x, nil
 }
 
@@ -201,6 +209,9 @@ func (x *Index) Lookup(id chunk.ID) (Place, bool) {
 		x.note(err)
 		return Place{}, false
 	}
+	if !ok {
+		x.missed()
+	}
 	if !ok || !x.marks.Load().Contains(p.Pack) {
 		return Place{}, false
 	}
@@ -250,6 +261,7 @@ func (x *Index) Close() error {
 	if x.closed.Swap(true) {
 		return nil
 	}
+	x.warmer.end()
 	x.life.Lock()
 	defer x.life.Unlock()
 	err := guard("close", x.db.Close)
@@ -259,6 +271,14 @@ func (x *Index) Close() error {
 	}
 	if d := x.harm.Load(); d != nil {
 		s.Damaged = d.Detail
+	}
+	if err == nil && s.Damaged == "" {
+		k, kerr := x.keepFilter()
+		if kerr != nil {
+			x.o.Logf("index %s: the filter is not kept, the next process makes it anew: %v", x.dir, kerr)
+		} else if k != (kept{}) {
+			s.Filter = &k
+		}
 	}
 	err = errors.Join(err, s.save(x.disk))
 	err = errors.Join(err, x.disk.Close(), x.lock.close())

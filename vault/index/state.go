@@ -31,6 +31,7 @@ type state struct {
 	Unclean int    `json:"unclean"`           // openings in a row that were not followed by a close
 	Chunks  uint64 `json:"chunks"`            // at the last close; means something only if Unclean is 0
 	Damaged string `json:"damaged,omitempty"` // damage met while it was open
+	Filter  *kept  `json:"filter,omitempty"`  // of a closed index
 }
 
 // load reads the state file. Absent is the zero state with fs.ErrNotExist; unreadable is any other error.

@@ -5,58 +5,7 @@ import (
 	"fmt"
 
 	badger "github.com/dgraph-io/badger/v4"
-
-	"github.com/holdfast-vault/holdfast/vault/chunk"
 )
-
-// WarmFilter reads all keys and puts the filter into use, that answers most misses without asking Badger; before,
-// every lookup asks. Packs may be added meanwhile. If fewer keys are found than were ever added, the error is a
-// *DamageError and the filter stays cold: then a miss is still answered by Badger, and a Rebuild is due. A filter that is
-// warm stays so, and nothing is read.
-func (x *Index) WarmFilter(ctx context.Context) error {
-	if x.filter.warm.Load() != nil {
-		return nil
-	}
-	x.write.Lock()
-	want := x.count.Load()
-	making := newLayers(want + want/4)
-	x.filter.making = making
-	x.write.Unlock()
-
-	// From here on AddPack adds to the new filter too; what it added before is seen by the iteration below.
-	var ids []chunk.ID
-	n := uint64(0)
-	flush := func() {
-		x.write.Lock()
-		defer x.write.Unlock()
-		for _, id := range ids {
-			making.add(id)
-		}
-		n += uint64(len(ids))
-		ids = ids[:0]
-	}
-	err := x.each(ctx, func(item *badger.Item) error {
-		if ids = append(ids, chunk.ID(item.Key()[1:])); len(ids) == batch {
-			flush()
-		}
-		return nil
-	})
-	flush()
-
-	x.write.Lock()
-	defer x.write.Unlock()
-	if x.filter.making == making {
-		x.filter.making = nil
-	}
-	if err == nil && n < want {
-		err = damaged("%d chunks were added and %d can be found", want, n)
-	}
-	if err != nil {
-		return fmt.Errorf("warm the filter: %w", x.note(err))
-	}
-	x.filter.warm.Store(making)
-	return nil
-}
 
 // each calls f with every chunk's key, in order. f must not keep the item.
 func (x *Index) each(ctx context.Context, f func(item *badger.Item) error) error {
