@@ -18,12 +18,9 @@ import (
 	"github.com/holdfast-vault/holdfast/vault/snapshot"
 )
 
-// Limits of the read cache: what makes a restore of small files decode each block once without holding the vault.
-const (
-	cachedPacks  = 48       // open packs, with their sorted chunk tables
-	cachedChunks = 1 << 20  // entries in those tables, about 48 bytes each
-	cachedBlocks = 64 << 20 // bytes of decoded blocks
-)
+// cachedPacks is how many packs stay open for reading, with their sorted chunk tables. Those, and decoded blocks, are bounded
+// by the budget besides: a restore of small files decodes each block once without holding the vault in memory.
+const cachedPacks = 48
 
 // ErrDamaged marks content that could not be had as it was stored.
 var ErrDamaged = errors.New("damaged")
@@ -321,7 +318,7 @@ func (c *readCache) open(p *cachedPack) error {
 
 // evictPacks drops the packs used longest ago, never keep. Called with mu held.
 func (c *readCache) evictPacks(keep *cachedPack) {
-	for len(c.packs) > cachedPacks || c.chunks > cachedChunks {
+	for len(c.packs) > cachedPacks || c.chunks > c.v.budget.chunks {
 		var oldest *cachedPack
 		for _, p := range c.packs {
 			if p != keep && p.table != nil && (oldest == nil || p.used < oldest.used) {
@@ -423,7 +420,7 @@ func (c *readCache) readBlock(r *pack.Reader, number uint32, b pack.Block) ([]by
 }
 
 func (c *readCache) evictBlocks(keep *cachedBlock) {
-	for c.bytes > cachedBlocks {
+	for c.bytes > c.v.budget.blocks {
 		var key blockKey
 		var oldest *cachedBlock
 		for k, b := range c.blocks {

@@ -51,7 +51,7 @@ func (v *Vault) openIndex(ctx context.Context) {
 		}
 		v.indexDir = filepath.Join(v.dir, "index")
 	}
-	x, err := index.Open(v.indexDir, v.ID(), index.Options{})
+	x, err := index.Open(v.indexDir, v.ID(), v.indexOptions())
 	if err != nil {
 		v.indexErr = err
 		return
@@ -158,12 +158,12 @@ func (v *Vault) rebuildIndex(ctx context.Context) (RebuildReport, error) {
 	v.index, v.indexErr = nil, errors.New("the index is being rebuilt")
 	if err := index.Rebuild(ctx, v.indexDir, v.ID(), v.allEntries(ctx, &rep)); err != nil {
 		v.indexErr = fmt.Errorf("rebuild: %w", err)
-		if old, oerr := index.Open(v.indexDir, v.ID(), index.Options{}); oerr == nil {
+		if old, oerr := index.Open(v.indexDir, v.ID(), v.indexOptions()); oerr == nil {
 			v.index, v.indexErr = old, nil
 		}
 		return rep, fmt.Errorf("index: rebuild: %w", err)
 	}
-	x, err := index.Open(v.indexDir, v.ID(), index.Options{})
+	x, err := index.Open(v.indexDir, v.ID(), v.indexOptions())
 	if err != nil {
 		v.indexErr = err
 		return rep, fmt.Errorf("index: %w", err)

@@ -55,7 +55,7 @@ func loadResume(d durable.Disk, dir string, ring *keys.Ring, have func(snapshot.
 			}
 		}
 	}
-	s := newSorter(d, ring, dir+"/resume-run-")
+	s := newSorter(d, ring, dir+"/resume-run-", budgetOf(0).sorter)
 	for _, de := range entries { // ReadDir sorts: older journals first
 		name := de.Name()
 		if !strings.HasPrefix(name, "journal-") {

@@ -186,7 +186,7 @@ func (s *Session) prepare(ctx context.Context, now time.Time, resumed bool) (err
 			return err
 		}
 	}
-	s.sort = newSorter(v.disk, v.ring, s.dir+"/run-")
+	s.sort = newSorter(v.disk, v.ring, s.dir+"/run-", v.budget.sorter)
 	return s.beginJournal()
 }
 
@@ -549,7 +549,7 @@ func (v *Vault) takeIndexTurn(ctx context.Context) error {
 }
 
 // readyIndex makes the index fit for a session: it is opened again if an earlier failure has closed it, it learns the
-// packs that it missed, and it is warm. What an ended session could not seal is salvaged, so that it need not be fetched
+// packs that it missed, and it is replaced if it was met damaged. What an ended session could not seal is salvaged, so that it need not be fetched
 // again and does not fill the disk. A vault that was open when its disk ran full goes on where there is room again.
 func (v *Vault) readyIndex(ctx context.Context) error {
 	if err := v.takeIndexTurn(ctx); err != nil {
@@ -566,7 +566,7 @@ func (v *Vault) readyIndex(ctx context.Context) error {
 	if err := v.catchUp(ctx); err != nil {
 		return err
 	}
-	if err := v.warmIndex(ctx); err != nil {
+	if err := v.mendIndex(ctx); err != nil {
 		return err
 	}
 	if err := v.salvage(ctx); err != nil {
@@ -584,7 +584,7 @@ func (v *Vault) reopenIndex() {
 	if v.indexDir == "" {
 		return
 	}
-	x, err := index.Open(v.indexDir, v.ID(), index.Options{})
+	x, err := index.Open(v.indexDir, v.ID(), v.indexOptions())
 	v.indexMu.Lock()
 	defer v.indexMu.Unlock()
 	if err != nil {
@@ -594,19 +594,15 @@ func (v *Vault) reopenIndex() {
 	v.index, v.indexErr = x, nil
 }
 
-// warmIndex reads the index through once, so that most misses need no look-up. What that finds damaged is rebuilt: a pull
-// must not wait for a person. The turn is held.
-func (v *Vault) warmIndex(ctx context.Context) error {
-	w, ok := v.index.(interface{ WarmFilter(context.Context) error })
-	if !ok {
-		return nil
-	}
-	err := w.WarmFilter(ctx)
-	if err == nil || ctx.Err() != nil {
+// mendIndex rebuilds an index that was met damaged since it was opened: a pull must not wait for a person. The filter is
+// not warmed here: many pulls never need it, and for those that do the index warms itself. The turn is held.
+func (v *Vault) mendIndex(ctx context.Context) error {
+	x, ok := v.index.(interface{ Damaged() error })
+	if !ok || x.Damaged() == nil {
 		return ctx.Err()
 	}
-	v.o.Logf("index: %v; it is rebuilt from the packs", err)
-	_, err = v.rebuildIndex(ctx)
+	v.o.Logf("index: %v; it is rebuilt from the packs", x.Damaged())
+	_, err := v.rebuildIndex(ctx)
 	return err
 }
 

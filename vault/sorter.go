@@ -13,10 +13,7 @@ import (
 	"github.com/holdfast-vault/holdfast/vault/snapshot"
 )
 
-// sorterBytes is how much encoded entry data a sorter holds before it writes a sorted run.
-const sorterBytes = 16 << 20
-
-// sorter takes entries in any order and gives them back in catalog order, holding at most sorterBytes of them in
+// sorter takes entries in any order and gives them back in catalog order, holding at most budget bytes of them in
 // memory; the rest waits in sorted, sealed run files. Of entries with the same path the last added wins. The runs are
 // working storage: nothing is lost if they are. Not safe for concurrent use.
 type sorter struct {
@@ -35,8 +32,8 @@ type sortItem struct {
 	off, n       int
 }
 
-func newSorter(d durable.Disk, ring *keys.Ring, prefix string) *sorter {
-	return &sorter{disk: d, ring: ring, prefix: prefix, budget: sorterBytes}
+func newSorter(d durable.Disk, ring *keys.Ring, prefix string, budget int) *sorter {
+	return &sorter{disk: d, ring: ring, prefix: prefix, budget: budget}
 }
 
 func (s *sorter) add(e *snapshot.Entry) error {

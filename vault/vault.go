@@ -46,8 +46,10 @@ type Options struct {
 	NoParity bool
 	// NoEvacuation makes sessions rely on packs however little of them is still used: for measuring what evacuation gains.
 	NoEvacuation bool
-	// Workers encode blocks; 0 means one for each processor.
+	// Workers encode blocks; 0 means one for each processor, or fewer with little Memory.
 	Workers int
+	// Memory is what the process may use, in bytes; 0 means 256 MiB. Caches, buffers and the number of workers follow it.
+	Memory int64
 	// Logf is told, in one sentence each, what recovery did. Nil means nobody listens.
 	Logf func(format string, args ...any)
 
@@ -65,13 +67,14 @@ type chunkIndex interface {
 
 // Vault is an open vault. All methods are safe for concurrent use.
 type Vault struct {
-	dir   string
-	o     Options
-	disk  durable.Disk
-	lock  *durable.FileLock
-	store *worm.Store
-	ring  *keys.Ring // nil when opened without an identity
-	id    [16]byte
+	dir    string
+	o      Options
+	budget budget
+	disk   durable.Disk
+	lock   *durable.FileLock
+	store  *worm.Store
+	ring   *keys.Ring // nil when opened without an identity
+	id     [16]byte
 
 	splitter *chunk.Splitter
 	hashers  sync.Pool // *chunk.Hasher
@@ -112,13 +115,14 @@ func Open(ctx context.Context, dir string, o Options) (*Vault, error) {
 	if o.Clock == nil {
 		o.Clock = clock.Kernel()
 	}
+	b := budgetOf(o.Memory)
 	if o.Workers <= 0 {
-		o.Workers = runtime.GOMAXPROCS(0)
+		o.Workers = min(runtime.GOMAXPROCS(0), b.workers)
 	}
 	if o.Logf == nil {
 		o.Logf = func(string, ...any) {}
 	}
-	v := &Vault{dir: dir, o: o, disk: o.disk, sessions: map[string]string{}, bad: roaring.New(), indexTurn: make(chan struct{}, 1)}
+	v := &Vault{dir: dir, o: o, budget: b, disk: o.disk, sessions: map[string]string{}, bad: roaring.New(), indexTurn: make(chan struct{}, 1)}
 	if err := v.open(ctx); err != nil {
 		return nil, errors.Join(err, v.release())
 	}

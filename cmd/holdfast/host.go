@@ -20,7 +20,8 @@ type host struct {
 	a        *app
 	v        *vault.Vault
 	settings *settings
-	pulls    pullObserver // nil when nobody counts
+	pulls    pullObserver // nil when nobody counts: in a command that runs by itself
+	shares   shares       // of the memory, in a daemon
 }
 
 // holder is what the process that has a vault's lock leaves in the lock file.
@@ -90,7 +91,6 @@ func (a *app) open(ctx context.Context, dir string, need access) (*host, error) 
 	if err != nil {
 		return nil, err
 	}
-	a.tuneMemory(cfg)
 	id, err := vaultID(dir)
 	if err != nil {
 		return nil, err
@@ -100,12 +100,13 @@ func (a *app) open(ctx context.Context, dir string, need access) (*host, error) 
 		return nil, err
 	}
 	v, err := vault.Open(ctx, dir, vault.Options{
-		Identities: ids, ReadOnly: need == readAccess, IndexDir: a.indexFlag,
+		Identities: ids, ReadOnly: need == readAccess, IndexDir: a.indexFlag, Memory: a.memory(cfg),
 		Logf: func(format string, args ...any) { fmt.Fprintf(a.err, "holdfast: "+format+"\n", args...) },
 	})
 	if err != nil {
 		return nil, explainOpen(dir, err)
 	}
+	a.tuneMemory(cfg, v.IndexBytes())
 	if need == writeAccess {
 		if err := setHolder(v, holder{PID: os.Getpid()}); err != nil {
 			return nil, errors.Join(err, v.Close())

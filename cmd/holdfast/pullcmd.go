@@ -271,7 +271,8 @@ func (h *host) pullOnce(ctx context.Context, r pullRequest) (puller.Result, erro
 		return puller.Result{}, err
 	}
 	rc.Limiter = h.settings.limiter(r.source.Name)
-	memory := h.a.memory(h.settings.config())
+	memory, give := h.memoryOfAPull()
+	defer give()
 	rc.Limits.BufferBytes = memory / 4
 	excludes, err := puller.ParseExcludes(r.source.Exclude)
 	if err != nil {

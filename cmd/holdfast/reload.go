@@ -50,7 +50,7 @@ func (s *server) reload(asked bool) {
 		return
 	}
 	s.state.enrol(cfg)
-	s.h.a.tuneMemory(cfg)
+	s.h.a.tuneMemory(cfg, s.h.v.IndexBytes())
 	s.log.Info("configuration taken", "sources", len(cfg.Sources), "bandwidth", strings.Join(cfg.Bandwidth.Lines, ", "))
 	if fixed := needRestart(s.cfg, cfg); len(fixed) > 0 {
 		s.log.Warn("a change of these holds only after a restart", "keys", strings.Join(fixed, ", "))

@@ -51,9 +51,6 @@ type server struct {
 	scheduled map[string]bool // sources that a goroutine of the schedule looks after; guarded by mu
 }
 
-// pullsAtOnce bounds the scheduled pulls that run side by side: one more than a slow source can hold up.
-const pullsAtOnce = 3
-
 func (a *app) serve(ctx context.Context) (err error) {
 	dir, err := a.vaultDir()
 	if err != nil {
@@ -64,7 +61,7 @@ func (a *app) serve(ctx context.Context) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, h.v.Close()) }()
-	s := &server{h: h, cfg: h.settings.config(), log: slog.New(slog.NewTextHandler(a.err, nil)), turns: make(chan struct{}, pullsAtOnce), scheduled: map[string]bool{}}
+	s := &server{h: h, cfg: h.settings.config(), log: slog.New(slog.NewTextHandler(a.err, nil)), turns: make(chan struct{}, pullsAtOnce(a.memory(h.settings.config()))), scheduled: map[string]bool{}}
 	if s.state, err = newDaemonState(ctx, h, s.log); err != nil {
 		return err
 	}

@@ -26,7 +26,7 @@ const (
 )
 
 // schedule pulls every source that has an interval until ctx ends. Sources do not wait for each other but for one of
-// pullsAtOnce turns. A source that a new configuration brings is looked after from then on.
+// the turns that there are. A source that a new configuration brings is looked after from then on.
 func (s *server) schedule(ctx context.Context) error {
 	key, err := s.h.v.SliceKey()
 	if err != nil {
@@ -104,7 +104,7 @@ func (s *server) pullOnSchedule(ctx context.Context, name string, key [32]byte) 
 	}
 }
 
-// turn waits for one of pullsAtOnce turns; false when ctx ended or the plan changed first. A turn that is not given back
+// turn waits for one of the turns; false when ctx ended or the plan changed first. A turn that is not given back
 // within turnLongest is given to somebody else, and its pull goes on beside: a few sources that answer slowly, as hostile
 // ones do on purpose, must not keep all others from being pulled.
 func (s *server) turn(ctx context.Context, changed <-chan struct{}) (done func(), ok bool) {

@@ -11,10 +11,10 @@ import (
 // the same, and a pull that ends late gives back no turn that is not its own any more.
 func TestSlowSourcesKeepAllOthersFromBeingPulled(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s := &server{turns: make(chan struct{}, pullsAtOnce)}
+		s := &server{turns: make(chan struct{}, mostPulls)}
 		never := make(chan struct{})
 		var slow []func()
-		for range pullsAtOnce {
+		for range mostPulls {
 			done, ok := s.turn(t.Context(), never)
 			if !ok {
 				t.Fatal("no turn")
@@ -28,7 +28,7 @@ func TestSlowSourcesKeepAllOthersFromBeingPulled(t *testing.T) {
 		}
 		begin := time.Now()
 		var others []func()
-		for range pullsAtOnce {
+		for range mostPulls {
 			done, ok := s.turn(t.Context(), never)
 			if !ok {
 				t.Fatal("no turn")
@@ -41,8 +41,8 @@ func TestSlowSourcesKeepAllOthersFromBeingPulled(t *testing.T) {
 		for _, done := range slow {
 			done()
 		}
-		if len(s.turns) != pullsAtOnce {
-			t.Errorf("%d turns are taken by %d pulls", len(s.turns), pullsAtOnce)
+		if len(s.turns) != mostPulls {
+			t.Errorf("%d turns are taken by %d pulls", len(s.turns), mostPulls)
 		}
 		for _, done := range others {
 			done()
