@@ -33,7 +33,9 @@ func (c *sourceClock) begin(ctx context.Context) (bool, error) {
 		asked := c.job.Now()
 		t, ok, err := r.Now(ctx)
 		if err == nil && ok {
+			c.mu.Lock()
 			c.at, c.asked, c.seen, known = t, asked, true, true
+			c.mu.Unlock()
 		}
 		if transient(err) {
 			return err

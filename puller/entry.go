@@ -83,7 +83,7 @@ func (p *pull) foundFile(ctx context.Context, t task, e, old *snapshot.Entry) er
 		p.countFile(t.known, t.unchanged)
 		return p.session.Add(ctx, e)
 	}
-	if old != nil && stands(e, old) && !p.due(e) {
+	if old != nil && stands(e, old) && !p.due(e, old) {
 		if ok, err := p.reuse(ctx, t, e, old); ok || err != nil {
 			return err
 		}
@@ -123,10 +123,13 @@ func (p *pull) hand(ctx context.Context, t task) error {
 }
 
 // due says whether an unchanged file is to be read nevertheless.
-func (p *pull) due(e *snapshot.Entry) bool {
+func (p *pull) due(e, old *snapshot.Entry) bool {
 	s := p.job.Slice
 	if p.job.FullReread || s.Days <= 0 {
 		return p.job.FullReread
+	}
+	if old.Flags&snapshot.Resumed != 0 {
+		return true // put together from what several runs had read: equal attributes are all that says that it fits
 	}
 	h := hmac.New(sha256.New, s.Key[:])
 	h.Write([]byte(e.Path()))

@@ -132,7 +132,7 @@ type Job struct {
 	// and the session take comes on top and is theirs to bound. 0 means 256 MiB; less than 64 MiB counts as that.
 	Memory int64
 
-	Walkers int // directories in flight; 0 means a quarter of Readers, within 16 and 256
+	Walkers int // directories in flight; 0 means a quarter of Readers, within 16 and 512
 	Readers int // files in flight; 0 means what the Remote suggests (Parallel() int), else 64
 
 	Now   func() time.Time                                 // the vault's wall clock; nil means time.Now
@@ -143,7 +143,8 @@ type Job struct {
 
 // Slice is the slow cycle in which unchanged files are read again, since equal attributes do not prove equal content:
 // files fall into Days shares by a keyed hash of their path, and the share of the day Day is read. Who does not know the
-// key cannot tell which files are due. Days 0 means none.
+// key cannot tell which files are due. A file whose reading was interrupted and resumed by a later run (snapshot.Resumed)
+// is due whatever the day. Days 0 means none.
 type Slice struct {
 	Days int
 	Day  int64 // days since 1970, say

@@ -21,6 +21,7 @@ const (
 	notesShown    = 100     // notes that are told
 	writerBytes   = 4 << 20 // memory that one large file takes at most
 	progressEvery = time.Second
+	walkersMax    = 512
 )
 
 // The memory of a pull, and the share of it that file contents on their way may take: 96 MiB of the default.
@@ -54,9 +55,13 @@ type pull struct {
 	previous *snapshot.Tree
 	frontier *frontier
 	files    chan task
-	memory   *semaphore.Weighted
-	count    counters
-	notes    atomic.Uint64
+
+	clockSeen chan struct{} // closed when clock has been looked at
+	clockErr  error         // of that
+
+	memory *semaphore.Weighted
+	count  counters
+	notes  atomic.Uint64
 
 	mu       sync.Mutex // guards what follows
 	problems []Problem
@@ -74,7 +79,7 @@ func Run(ctx context.Context, job Job) (Result, error) {
 	if err != nil {
 		return Result{}, err
 	}
-	p := &pull{job: job, began: job.Now(), files: make(chan task), memory: semaphore.NewWeighted(job.Memory / 8 * contentsOf8), kinds: map[string]uint64{}}
+	p := &pull{job: job, began: job.Now(), files: make(chan task), clockSeen: make(chan struct{}), memory: semaphore.NewWeighted(job.Memory / 8 * contentsOf8), kinds: map[string]uint64{}}
 	p.link = newLink(&p.job)
 	p.clock = &sourceClock{job: &p.job, link: p.link}
 	p.frontier = newFrontier(job.Limits.Pending)
@@ -186,6 +191,11 @@ func (p *pull) read(ctx, work context.Context) error {
 }
 
 func (p *pull) readAll(ctx context.Context) error {
+	ctx, cancel := context.WithCancel(ctx)
+	var clock sync.WaitGroup
+	defer clock.Wait()
+	defer cancel()
+	clock.Go(func() { p.lookAtClock(ctx) })
 	if err := p.begin(ctx); err != nil {
 		return err
 	}
@@ -248,28 +258,42 @@ func (p *pull) walkers() int {
 	if p.job.Walkers > 0 {
 		return p.job.Walkers
 	}
-	return min(max(p.readers()/4, 16), 256)
+	return min(max(p.readers()/4, 16), walkersMax)
+}
+
+// lookAtClock looks at the source's clock, beside the walk: no content is read before that is done, which is what it is for.
+func (p *pull) lookAtClock(ctx context.Context) {
+	defer close(p.clockSeen)
+	defer guard(&p.clockErr)
+	seen, err := p.clock.begin(ctx)
+	if p.clockErr = err; err == nil && !seen {
+		p.session.Fidelity("the source's clock cannot be seen: files modified less than 10 minutes before they were read are read again next time")
+	}
+}
+
+// awaitClock waits until lookAtClock is done.
+func (p *pull) awaitClock(ctx context.Context) error {
+	select {
+	case <-p.clockSeen:
+		return p.clockErr
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
 }
 
 // first is what is asked before anything is recorded.
 type first struct {
-	clock    bool // can be seen
-	clockErr error
-	attr     remote.Attr // of the root
-	attrErr  error
-	listing  *listing // of the root
-	listErr  error
+	attr    remote.Attr // of the root
+	attrErr error
+	listing *listing // of the root
+	listErr error
 }
 
-// look asks for all of it at once: on a long line each answer that is waited for by itself costs a round trip. The clock is known before any
-// content is read, which is what it is for; listing what turns out to be no directory harms nothing.
+// look asks for all of it at once: on a long line each answer that is waited for by itself costs a round trip. Listing what turns out to be no
+// directory harms nothing.
 func (p *pull) look(ctx context.Context) first {
 	var f first
 	var asked sync.WaitGroup
-	asked.Go(func() {
-		defer guard(&f.clockErr)
-		f.clock, f.clockErr = p.clock.begin(ctx)
-	})
 	asked.Go(func() {
 		defer guard(&f.listErr)
 		f.listing, f.listErr = p.list(ctx, "")
@@ -288,12 +312,6 @@ func (p *pull) look(ctx context.Context) first {
 // begin looks at the root, before anything is recorded.
 func (p *pull) begin(ctx context.Context) error {
 	f := p.look(ctx)
-	if f.clockErr != nil {
-		return f.clockErr
-	}
-	if !f.clock {
-		p.session.Fidelity("the source's clock cannot be seen: files modified less than 10 minutes before they were read are read again next time")
-	}
 	attr, err := f.attr, f.attrErr
 	switch {
 	case errors.Is(err, fs.ErrNotExist):

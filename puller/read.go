@@ -14,6 +14,9 @@ const changedPause = 100 * time.Millisecond
 
 // readFiles takes tasks until there will be none.
 func (p *pull) readFiles(ctx context.Context) error {
+	if err := p.awaitClock(ctx); err != nil {
+		return err
+	}
 	for {
 		select {
 		case t, ok := <-p.files:
@@ -49,7 +52,7 @@ func (p *pull) readFile(ctx context.Context, t task) error {
 	if racy(e.MTime, p.clock.last()) {
 		e.Flags |= snapshot.Racy // so that a part of it is not continued by a later run
 	}
-	w, err := p.session.File(ctx, &e)
+	w, err := p.writer(ctx, &e)
 	if err != nil {
 		return err
 	}
@@ -60,6 +63,71 @@ func (p *pull) readFile(ctx context.Context, t task) error {
 		want: t.attr, at: w.Offset(), resumed: w.Offset() > 0,
 	}
 	return f.run(ctx)
+}
+
+// writer begins a file in the session: a large one at once, since an interrupted run may have stored a part of it, any other when there is content.
+func (p *pull) writer(ctx context.Context, e *snapshot.Entry) (FileWriter, error) {
+	open := func() (FileWriter, error) { return p.session.File(ctx, e) }
+	if e.Size > lateBytes {
+		return open()
+	}
+	return &lateWriter{open: open}, nil
+}
+
+// lateBytes is the size up to which a file is begun in the session when its content comes. A part of such a file is not worth going on from.
+const lateBytes = 1 << 20
+
+// lateWriter is a FileWriter that is opened by the first byte. Thousands of files may be on their way over a long line, and what a writer
+// holds is then held for the time that the vault needs, not for theirs.
+type lateWriter struct {
+	open func() (FileWriter, error)
+	w    FileWriter // nil until then
+	anew bool       // Restart was called before
+}
+
+func (l *lateWriter) begin() error {
+	if l.w != nil {
+		return nil
+	}
+	w, err := l.open()
+	if err != nil {
+		return err
+	}
+	if l.w = w; l.anew || w.Offset() > 0 {
+		w.Restart()
+	}
+	return nil
+}
+
+func (l *lateWriter) Write(b []byte) (int, error) {
+	if err := l.begin(); err != nil {
+		return 0, err
+	}
+	return l.w.Write(b)
+}
+
+// Offset is 0: there is nothing that could be gone on from.
+func (l *lateWriter) Offset() uint64 { return 0 }
+
+func (l *lateWriter) Restart() {
+	if l.w == nil {
+		l.anew = true
+		return
+	}
+	l.w.Restart()
+}
+
+func (l *lateWriter) Finish(e snapshot.Entry) error {
+	if err := l.begin(); err != nil {
+		return err
+	}
+	return l.w.Finish(e)
+}
+
+func (l *lateWriter) Abort() {
+	if l.w != nil {
+		l.w.Abort()
+	}
 }
 
 func (p *pull) countBytes(n int) { p.count.readBytes.Add(uint64(n)) }

@@ -6,6 +6,7 @@ import (
 	"io"
 	"net"
 	"slices"
+	"strings"
 	"time"
 
 	"golang.org/x/crypto/ssh"
@@ -62,6 +63,22 @@ func answerRows() []Behaviour {
 				s.kept = nil
 			}
 			return true
+		}},
+		{Name: "answers-backwards", Does: "answers what is asked of an open file in reverse order, once it is to be closed", Outcome: Whole, answer: func(s *session, r request) bool {
+			if !strings.HasPrefix(r.path, Honest+"/sub/") || r.kind != fxRead && r.kind != fxFstat && r.kind != fxClose {
+				return false
+			}
+			s.kept = append(s.kept, func() { s.honest(r) })
+			if r.kind == fxClose {
+				for _, f := range slices.Backward(s.kept) {
+					f()
+				}
+				s.kept = nil
+			}
+			return true
+		}},
+		{Name: "close-unanswered-ever", Does: "answers everything of an open file but CLOSE, in the honest part", Outcome: Whole, answer: func(s *session, r request) bool {
+			return r.kind == fxClose && strings.HasPrefix(r.path, Honest+"/sub/")
 		}},
 		{Name: "unknown-packets", Does: "answers with packets of a type that does not exist", Outcome: Partial, answer: evil(func(s *session, r request) { s.packet(77, r.id, []byte("what")) })},
 		{Name: "packet-of-nothing", Does: "sends a packet of length zero", Outcome: Partial, answer: evil(func(s *session, r request) { s.bytes(be32(nil, 0)) })},

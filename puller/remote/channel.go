@@ -34,16 +34,24 @@ type channel struct {
 	deep    bool          // answers READDIR requests strictly in order, so that several may be in flight
 }
 
+// errHasty says that no SFTP server answered in time and that it was not asked for an answer to the request to start it.
+var errHasty = errors.New("no answer from an SFTP server")
+
 // openChannel opens one more SFTP session on the connection. For the first the deadline of the handshake holds; the others end with the connection.
-func (l *link) openChannel() (*channel, error) {
+// hasty asks for the subsystem without waiting for an answer, a round trip less; then it is errHasty when none came in a third of the handshake's time. opened
+// is called when the server has granted the session; nil for nothing.
+func (l *link) openChannel(hasty bool, opened func()) (*channel, error) {
 	raw, requests, err := l.client.OpenChannel("session", nil)
 	if err != nil {
 		return nil, err
 	}
+	if opened != nil {
+		opened()
+	}
 	l.tasks.Go(func() { ssh.DiscardRequests(requests) })
 	l.tasks.Go(func() { io.Copy(io.Discard, raw.Stderr()) }) // left unread it would eat the window
-	ok, err := raw.SendRequest("subsystem", true, ssh.Marshal(struct{ Name string }{"sftp"}))
-	if err == nil && !ok {
+	ok, err := raw.SendRequest("subsystem", !hasty, ssh.Marshal(struct{ Name string }{"sftp"}))
+	if err == nil && !ok && !hasty {
 		err = errors.New("the server has no sftp subsystem for this user")
 	}
 	if err != nil {
@@ -53,9 +61,20 @@ func (l *link) openChannel() (*channel, error) {
 	c := &channel{link: l, handles: make(chan struct{}, handlesPerChannel)}
 	c.stream = newStream(raw, channelWriter{raw}, l.source.big, l.dead, l.kill)
 	c.stream.unread = l.source.unread
+	var late atomic.Bool
+	if hasty {
+		patience := time.AfterFunc(l.source.config.Limits.HandshakeTimeout/3, func() {
+			late.Store(true)
+			raw.Close() // which the server answers, so that the wait for its version ends
+		})
+		defer patience.Stop()
+	}
 	c.sftp, err = newClient(c.stream)
 	if err != nil {
 		raw.Close()
+		if late.Load() {
+			err = errHasty
+		}
 		return nil, err
 	}
 	c.deep = strings.HasPrefix(string(l.client.ServerVersion()), "SSH-2.0-OpenSSH")

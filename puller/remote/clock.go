@@ -3,9 +3,7 @@ package remote
 import (
 	"bytes"
 	"context"
-	"encoding/binary"
 	"errors"
-	"fmt"
 	"io/fs"
 	"math"
 	"strconv"
@@ -83,8 +81,8 @@ func (s *Source) procFile(ctx context.Context, path string, enough func(text []b
 	return text, nil
 }
 
-// head reads a file whose size is not known, as those of /proc are not, until enough of it is there or its end. It does without pkg/sftp, which
-// asks once more after every answer that is not full.
+// head reads a file whose size is not known, as those of /proc are not, until enough of it is there or its end. It asks no more after
+// an answer that is not full.
 func (c *channel) head(ctx context.Context, path string, enough func(text []byte) bool) ([]byte, error) {
 	attr, err := c.lstat(ctx, path)
 	if err != nil || attr.Kind != File {
@@ -94,86 +92,24 @@ func (c *channel) head(ctx context.Context, path string, enough func(text []byte
 	if err != nil {
 		return nil, err
 	}
-	select {
-	case c.handles <- struct{}{}:
-	case <-ctx.Done():
-		return nil, context.Cause(ctx)
-	case <-c.link.dead:
-		return nil, &lostError{op: "open", path: path, cause: c.link.cause}
-	}
-	handle, err := c.openRaw(ctx, path)
+	h, err := c.open(ctx, path)
 	if err != nil {
-		<-c.handles
 		return nil, err
 	}
-	defer c.closeRaw(path, handle)
+	defer h.close()
 	c.warm.Store(true)
+	buffer := newBuffer(packet)
+	defer freeBuffer(buffer)
 	var text []byte
 	for reads := 0; reads < procReadsMax && len(text) < procFileBytesMax && !enough(text); reads++ {
-		p, err := c.readRaw(ctx, path, handle, uint64(len(text)), uint32(packet))
+		n, err := h.read(ctx, (*buffer)[:packet], uint64(len(text)))
 		if err != nil {
 			return nil, err
 		}
-		if len(p) == 0 {
+		if n == 0 {
 			break
 		}
-		text = append(text, p...)
+		text = append(text, (*buffer)[:n]...)
 	}
 	return text, nil
-}
-
-// openRaw opens a file for reading.
-func (c *channel) openRaw(ctx context.Context, path string) (handle string, err error) {
-	const read = 0x1
-	body := binary.BigEndian.AppendUint32(appendString(nil, path), read)
-	body = binary.BigEndian.AppendUint32(body, 0) // no attributes
-	err = c.do(ctx, "open", path, func() error {
-		a, err := c.stream.askBody(packetOpen, body)
-		if err != nil {
-			return err
-		}
-		defer a.drop()
-		handle, err = handleOf(a)
-		return err
-	})
-	return handle, err
-}
-
-// closeRaw gives a handle of openRaw and its slot back without waiting for the answer.
-func (c *channel) closeRaw(path, handle string) {
-	c.link.source.background(func(ctx context.Context) {
-		c.closeHandle(ctx, path, handle)
-		<-c.handles
-	})
-}
-
-// readRaw reads at most n bytes; none mean the end of the file.
-func (c *channel) readRaw(ctx context.Context, path, handle string, offset uint64, n uint32) (data []byte, err error) {
-	body := binary.BigEndian.AppendUint64(appendString(nil, handle), offset)
-	body = binary.BigEndian.AppendUint32(body, n)
-	err = c.do(ctx, "read", path, func() error {
-		a, err := c.stream.askBody(packetRead, body)
-		if err != nil {
-			return err
-		}
-		defer a.drop()
-		cur := cursor{b: a.body}
-		switch a.kind {
-		case packetData:
-			data = bytes.Clone(cur.bytes())
-			if cur.err == nil && (len(data) == 0 || len(data) > int(n)) {
-				return fmt.Errorf("%d bytes for %d", len(data), n)
-			}
-			return cur.err
-		case packetStatus:
-			err := statusOf(&cur, "data")
-			var r *refusal
-			if errors.As(err, &r) && r.code == statusEOF {
-				return nil
-			}
-			return err
-		}
-		return fmt.Errorf("packet of type %d instead of data", a.kind)
-	})
-	return data, err
 }

@@ -12,6 +12,7 @@ import (
 const (
 	packetClose    = 4
 	packetRead     = 5
+	packetFstat    = 8
 	packetOpendir  = 11
 	packetReaddir  = 12
 	packetRealpath = 16
@@ -19,6 +20,7 @@ const (
 	packetHandle   = 102
 	packetData     = 103
 	packetName     = 104
+	packetAttrs    = 105
 	packetExtended = 200
 	packetExtReply = 201
 

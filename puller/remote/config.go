@@ -152,6 +152,9 @@ func (c Config) check() (Config, error) {
 
 func (c Config) addr() string { return net.JoinHostPort(c.Host, strconv.Itoa(c.Port)) }
 
+// longTrip is the round trip from which on a line is long: what it saves to ask ahead is worth more than what that costs.
+const longTrip = 20 * time.Millisecond
+
 // Shape is the number of connections and of channels on each that a round trip wants: a channel carries 2 MiB per round trip, a
 // connection is limited by one core's decryption and by the TCP window.
 func Shape(rtt time.Duration) (connections, channels int) {

@@ -28,6 +28,9 @@ type link struct {
 	adding   sync.Mutex                 // held while channels is replaced
 	ended    bool                       // guarded by adding: wait has taken the channels, no further one may come
 
+	estimate time.Duration // of a round trip, from the key exchange
+	proved   bool          // by the host, of its key, once
+	settled  bool          // the further channels are being opened; set before the first stands
 	greeting time.Duration // a third of the three round trips of the first channel: the server's start makes it too long, if anything
 	measured chan struct{} // closed when the server has told its limits; before that the two below may not be read
 	rtt      time.Duration // of one SFTP request
@@ -113,9 +116,15 @@ func (l *link) trip() time.Duration {
 	}
 }
 
+// opening is how a connection is made beside others.
+type opening struct {
+	known func(trip time.Duration) // told about how long a round trip takes, as soon as the host has proved who it is; may be nil
+	admit <-chan struct{}          // logging in waits until it is closed; nil for no waiting
+}
+
 // dialLink makes a connection with one channel, within the handshake's deadline. Up to so many channels follow by themselves, for 0 as many as
 // the round trip wants: what can be done with the first does not wait for them, each of them costs three round trips.
-func (s *Source) dialLink(ctx context.Context, channels int) (_ *link, err error) {
+func (s *Source) dialLink(ctx context.Context, channels int, o opening) (_ *link, err error) {
 	limits := s.config.Limits
 	parent := ctx
 	ctx, cancel := context.WithTimeout(ctx, limits.HandshakeTimeout)
@@ -141,11 +150,11 @@ func (s *Source) dialLink(ctx context.Context, channels int) (_ *link, err error
 			l.wait()
 		}
 	}()
-	if err := l.login(); err != nil {
+	if err := l.login(o); err != nil {
 		return nil, s.dialError(parent, ctx, err)
 	}
 	begin := time.Now()
-	first, err := l.openChannel()
+	first, err := l.firstChannel(channels)
 	if err != nil {
 		return nil, s.dialError(parent, ctx, err)
 	}
@@ -163,7 +172,7 @@ func (s *Source) dialLink(ctx context.Context, channels int) (_ *link, err error
 }
 
 // login is the SSH handshake.
-func (l *link) login() error {
+func (l *link) login(o opening) error {
 	c := l.source.config
 	p := pins{addr: c.addr(), keys: c.HostKeys, authorities: c.HostAuthorities}
 	var refused error // the library wraps the callback's error as text only
@@ -174,6 +183,9 @@ func (l *link) login() error {
 		HostKeyCallback: func(hostname string, remote net.Addr, key ssh.PublicKey) error {
 			refused = p.check(hostname, remote, key)
 			l.hostKey = key
+			if refused == nil {
+				refused = l.trusted(o)
+			}
 			return refused
 		},
 		ClientVersion: "SSH-2.0-Holdfast",
@@ -186,6 +198,51 @@ func (l *link) login() error {
 	}
 	l.client = ssh.NewClient(conn, chans, requests)
 	return nil
+}
+
+// trusted is reached when the host has proved who it is, by the answer to our half of the key exchange: a round trip and little else. Logging in may
+// have to wait for another connection's: where our key is not welcome, one failed login is enough.
+func (l *link) trusted(o opening) error {
+	if l.proved {
+		return nil // keys are being changed
+	}
+	l.proved = true
+	l.estimate = time.Duration(l.wire.gap.Load())
+	if o.known != nil {
+		o.known(l.estimate)
+	}
+	if o.admit == nil {
+		return nil
+	}
+	select {
+	case <-o.admit:
+		return nil
+	case <-l.dead:
+		return l.cause
+	}
+}
+
+// firstChannel opens the channel that a connection stands with. On a long line it asks for the subsystem and goes on at once, and the further channels are
+// opened beside it: that saves a round trip and three. A server that takes a request without an answer in the wrong way is asked again, properly.
+func (l *link) firstChannel(channels int) (*channel, error) {
+	if l.estimate < longTrip {
+		return l.openChannel(false, nil)
+	}
+	if channels == 0 {
+		_, channels = Shape(l.estimate)
+	}
+	others := sync.OnceFunc(func() { // when the first has its session, lest another takes the only one there is
+		l.settled = true
+		l.openOthers(channels - 1)
+	})
+	if !strings.HasPrefix(string(l.client.ServerVersion()), "SSH-2.0-OpenSSH") {
+		return l.openChannel(false, others)
+	}
+	c, err := l.openChannel(true, others)
+	if errors.Is(err, errHasty) {
+		return l.openChannel(false, others)
+	}
+	return c, err
 }
 
 // dialError names what went wrong while connecting.
@@ -220,12 +277,20 @@ func (l *link) settle(first *channel, n int) {
 		l.kill(err)
 		return
 	}
+	if l.settled {
+		return
+	}
 	if n == 0 {
 		_, n = Shape(l.rtt)
 	}
-	for range n - 1 {
+	l.openOthers(n - 1)
+}
+
+// openOthers opens so many channels at once and takes into service what comes of it.
+func (l *link) openOthers(n int) {
+	for range n {
 		l.tasks.Go(func() {
-			c, err := l.openChannel()
+			c, err := l.openChannel(false, nil)
 			if err == nil {
 				l.take(c)
 				l.source.announce()

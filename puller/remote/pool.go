@@ -139,9 +139,11 @@ func (s *Source) shape() (connections, channels int) {
 func (s *Source) keepLinks() {
 	connections, channels := s.shape()
 	s.mu.Lock()
-	s.want = connections
+	early := s.early
+	s.want = max(connections, 1+early) - s.refused
 	s.mu.Unlock()
-	s.dialOthers(connections-1, channels)
+	s.dialOthers(connections-1-early, channels)
+	s.ahead.Wait()
 	for total := 1; s.awaitMissing(); total++ {
 		s.mu.Lock()
 		s.vain++
@@ -153,7 +155,7 @@ func (s *Source) keepLinks() {
 		if ev := s.config.Events.Redial; ev != nil {
 			ev(total, s.lastLoss())
 		}
-		l, err := s.dialLink(s.life, channels)
+		l, err := s.dialLink(s.life, channels, opening{})
 		if err == nil {
 			s.add(l)
 		}
@@ -163,27 +165,58 @@ func (s *Source) keepLinks() {
 	}
 }
 
-// dialOthers makes the second and further connections, a few at once. One that is refused is done without.
+// dialEarly begins the second and further connections while the first is being made, when the line is long: they stand a second or so earlier then. They log
+// in after it.
+func (s *Source) dialEarly(trip time.Duration, admit <-chan struct{}) {
+	if trip < longTrip {
+		return
+	}
+	connections, _ := Shape(trip)
+	if n := s.config.Connections; n > 0 {
+		connections = n
+	}
+	n := min(connections-1, dialsAtOnce)
+	s.mu.Lock()
+	s.early = n
+	s.mu.Unlock()
+	for range n {
+		s.ahead.Add(1)
+		s.tasks.Go(func() {
+			defer s.ahead.Done()
+			s.dialOther(s.config.Channels, opening{admit: admit})
+		})
+	}
+}
+
+// dialOthers makes the second and further connections, a few at once.
 func (s *Source) dialOthers(n, channels int) {
 	var group errgroup.Group
 	group.SetLimit(dialsAtOnce)
 	for range n {
 		group.Go(func() error {
-			l, err := s.dialLink(s.life, channels)
-			if err == nil {
-				s.add(l)
-				return nil
-			}
-			s.mu.Lock()
-			s.want--
-			s.mu.Unlock()
-			if ev := s.config.Events.Refused; ev != nil && s.life.Err() == nil {
-				ev("connection", err)
-			}
+			s.dialOther(channels, opening{})
 			return nil
 		})
 	}
 	group.Wait()
+}
+
+// dialOther makes one connection beside the first. One that is refused is done without.
+func (s *Source) dialOther(channels int, o opening) {
+	l, err := s.dialLink(s.life, channels, o)
+	if err == nil {
+		s.add(l)
+		return
+	}
+	s.mu.Lock()
+	s.refused++
+	if s.want > 0 {
+		s.want--
+	}
+	s.mu.Unlock()
+	if ev := s.config.Events.Refused; ev != nil && s.life.Err() == nil {
+		ev("connection", err)
+	}
 }
 
 // awaitMissing waits until a connection is missing; false after Close.

@@ -50,7 +50,7 @@ func Probe(ctx context.Context, s *Source, path string) (Powers, error) {
 
 // probe makes one try on a connection of its own: some servers answer a forbidden request by hanging up.
 func (s *Source) probe(ctx context.Context, path string, p *Powers, try func(context.Context, *link, string, *Powers) error) error {
-	l, err := s.dialLink(ctx, 1)
+	l, err := s.dialLink(ctx, 1, opening{})
 	if err != nil {
 		return err
 	}
@@ -119,7 +119,7 @@ func (s *stream) askRaw(kind byte, body []byte) (uint32, error) {
 	if a.err != nil {
 		return 0, a.err
 	}
-	defer a.release()
+	defer a.drop()
 	switch a.kind {
 	case packetHandle:
 		return statusOK, nil

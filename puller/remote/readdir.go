@@ -4,13 +4,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"slices"
 	"strings"
 )
 
 const (
-	readdirsMax  = 64      // READDIR requests in flight for one directory
+	readdirsMax  = 128     // READDIR requests in flight for one directory; each brings about 16 KiB, a channel's window is 2 MiB
 	largeListing = 1 << 20 // bytes of a listing in memory; beyond, it needs one of few slots, so that many of them cannot add up
 	entryBytes   = 96      // of a listed entry in memory, besides its name
 
@@ -22,7 +23,7 @@ const (
 	problemsMax  = 1000 // bad names reported one by one
 	nameShownMax = 255
 	handleBytes  = 256 // longest handle of the draft
-	batchesMax   = 1 << 20
+	turnsMax     = 1 << 20
 )
 
 // ReadDir lists a directory: the good names sorted by bytes, and the names that cannot be entries. Attributes are those of the entries
@@ -85,7 +86,7 @@ func (l *listing) open(ctx context.Context) (handle string, err error) {
 		if err != nil {
 			return err
 		}
-		defer a.release()
+		defer a.drop()
 		handle, err = handleOf(a)
 		return err
 	})
@@ -134,31 +135,46 @@ func (r *refusal) Error() string { return fmt.Sprintf("status %d: %q", r.code, c
 
 func cut(s string) string { return s[:min(len(s), nameShownMax)] }
 
-// read asks for names until the end of the directory. On servers that answer in order several requests are in flight; their number doubles
+// read asks for names until the end of the directory. On servers that answer in order several requests are in flight, all the time; their number doubles
 // as long as the directory goes on, so that a small directory costs one round trip and a huge one is limited by the wire.
 func (l *listing) read(ctx context.Context, handle string) error {
-	depth := 1
-	if l.channel.deep {
-		depth = 2
-	}
-	for batch := 0; batch < batchesMax; batch++ {
-		over, err := l.batch(ctx, handle, depth)
+	asked := &readdirs{handle: handle, answers: make(chan answer, readdirsMax+1)}
+	for turn := 0; turn < turnsMax; turn++ {
+		depth := 1
+		if l.channel.deep {
+			depth = min(l.channel.readdirsFirst()<<min(turn, 10), readdirsMax)
+		}
+		leave := depth / 2
+		if !l.slot && l.bytes >= largeListing {
+			leave = 0 // whoever waits for a slot holds nothing that others wait for
+		}
+		over, err := l.turn(ctx, asked, depth, leave)
 		if err != nil || over {
 			return err
 		}
-		if err := l.claim(ctx); err != nil {
+		if err := l.claim(ctx, asked); err != nil {
 			return err
-		}
-		if l.channel.deep {
-			depth = min(2*depth, readdirsMax)
 		}
 	}
 	return &ProtocolError{Op: "list", Path: l.path, Detail: "the listing does not end"}
 }
 
+// readdirsFirst is how many READDIR requests a directory begins with: one for its names and one for its end; on a long line some more, which cost
+// next to nothing.
+func (c *channel) readdirsFirst() int {
+	select {
+	case <-c.link.measured:
+		if c.link.rtt >= longTrip {
+			return 4
+		}
+	default:
+	}
+	return 2
+}
+
 // claim takes a slot for a large listing. Its holder waits for nothing but the server.
-func (l *listing) claim(ctx context.Context) error {
-	if l.slot || l.bytes < largeListing {
+func (l *listing) claim(ctx context.Context, asked *readdirs) error {
+	if l.slot || l.bytes < largeListing || asked.out > 0 {
 		return nil
 	}
 	select {
@@ -177,45 +193,83 @@ func (l *listing) release() {
 	}
 }
 
-// batch puts depth requests in flight and takes all their answers.
-func (l *listing) batch(ctx context.Context, handle string, depth int) (over bool, err error) {
+// readdirs is the READDIR requests of one directory. All answers come through one channel, so that each is taken when it comes: a server that holds
+// the first one back and sends the others would fill the memory with them.
+type readdirs struct {
+	handle  string
+	answers chan answer
+	out     int // sent and not answered
+}
+
+// turn fills up the requests in flight to depth, and takes answers until no more than leave of them are. All are taken at the end of the directory, and
+// with an error.
+func (l *listing) turn(ctx context.Context, asked *readdirs, depth, leave int) (over bool, err error) {
 	longest := frameMax
 	if depth == 1 {
 		longest = frameMaxAlone
 	}
+	body := appendString(nil, asked.handle)
+	ran := false
 	err = l.channel.do(ctx, "list", l.path, func() error {
-		// One channel for all, so that each answer is taken when it comes: a server that holds the first one back and
-		// sends the others would fill the memory with them.
-		answers := make(chan answer, depth)
-		sent := 0
+		ran = true
 		var failed error
-		for ; sent < depth; sent++ {
-			if failed = l.channel.stream.sendTo(packetReaddir, longest, appendString(nil, handle), answers); failed != nil {
+		for ; asked.out < depth; asked.out++ {
+			if failed = l.channel.stream.sendTo(packetReaddir, longest, body, asked.answers); failed != nil {
+				leave = 0
 				break
 			}
 		}
-		for range sent { // every answer is taken, whatever the others say
-			end, err := l.answer(<-answers)
+		for ; asked.out > leave; asked.out-- {
+			end, err := l.answer(<-asked.answers)
 			if failed == nil {
 				failed = err
 			}
-			over = over || end
+			if over = over || end; over || failed != nil {
+				leave = 0
+			}
 		}
-		select { // one that could not be sent, and was answered all the same
-		case a := <-answers:
-			a.drop()
-		default:
+		if failed != nil {
+			select { // one that could not be sent, and was answered all the same
+			case a := <-asked.answers:
+				a.drop()
+			default:
+			}
 		}
 		return failed
 	})
+	if !ran {
+		l.abandon(asked)
+	}
 	return over, err
+}
+
+// abandon has what is still on its way taken by somebody else.
+func (l *listing) abandon(asked *readdirs) {
+	n, c := asked.out, l.channel
+	asked.out = 0
+	if n == 0 {
+		return
+	}
+	c.link.source.background(func(ctx context.Context) {
+		c.do(ctx, "list", l.path, func() error {
+			for range n {
+				select {
+				case a := <-asked.answers:
+					a.drop()
+				case <-c.link.dead:
+					return io.ErrClosedPipe
+				}
+			}
+			return nil
+		})
+	})
 }
 
 func (l *listing) answer(a answer) (over bool, err error) {
 	if a.err != nil {
 		return false, a.err
 	}
-	defer a.release()
+	defer a.drop()
 	c := cursor{b: a.body}
 	switch a.kind {
 	case packetName:
@@ -308,7 +362,7 @@ func (c *channel) closeHandle(ctx context.Context, path, handle string) {
 		if err != nil {
 			return err
 		}
-		a.release()
+		a.drop()
 		return nil
 	})
 }

@@ -2,13 +2,9 @@ package remote
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
-	"os"
 	"sync"
-
-	"github.com/pkg/sftp"
 )
 
 const (
@@ -74,158 +70,27 @@ type reading struct {
 	differ bool   // the handles did not agree on the file's attributes
 }
 
-// handle is one open file on one channel.
-type handle struct {
-	channel *channel
-	file    *sftp.File
-	path    string
-}
-
 func (r *reading) run(ctx context.Context) (Read, error) {
 	c, err := r.source.pick(ctx)
 	if err != nil {
 		return Read{}, err
+	}
+	if r.want.Size-r.from <= packetSmall { // whatever the limits are
+		return r.small(ctx, c, packetSmall)
+	}
+	packet, err := c.packet(ctx, r.path)
+	if err != nil {
+		return Read{}, err
+	}
+	if r.want.Size-r.from <= uint64(packet) {
+		return r.small(ctx, c, packet)
 	}
 	first, err := c.open(ctx, r.path)
 	if err != nil {
 		return Read{}, err
 	}
 	defer first.close()
-	packet, err := c.packet(ctx, r.path)
-	if err != nil {
-		return Read{}, err
-	}
-	if r.want.Size-r.from <= uint64(packet) {
-		return r.small(ctx, first, packet)
-	}
 	return r.large(ctx, first, packet)
-}
-
-// open opens a file on the channel, within the number of handles that a channel may have.
-func (c *channel) open(ctx context.Context, path string) (*handle, error) {
-	select {
-	case c.handles <- struct{}{}:
-	case <-ctx.Done():
-		return nil, context.Cause(ctx)
-	case <-c.link.dead:
-		return nil, &lostError{op: "open", path: path, cause: c.link.cause}
-	}
-	var file *sftp.File
-	err := c.do(ctx, "open", path, func() (err error) {
-		file, err = c.sftp.Open(path)
-		if err == nil && file == nil {
-			err = errors.New("status OK instead of a handle")
-		}
-		return noEOF(err)
-	})
-	if err != nil {
-		<-c.handles
-		return nil, err
-	}
-	return &handle{channel: c, file: file, path: path}, nil
-}
-
-// close gives the handle back without waiting for the answer.
-func (h *handle) close() {
-	h.channel.link.source.background(func(ctx context.Context) {
-		h.channel.do(ctx, "close", h.path, func() error { return noEOF(h.file.Close()) })
-		<-h.channel.handles
-	})
-}
-
-// stat asks the handle, not the path: the path may name another file by now.
-func (h *handle) stat(ctx context.Context) (Attr, error) {
-	var info os.FileInfo
-	err := h.channel.do(ctx, "fstat", h.path, func() (err error) {
-		info, err = h.file.Stat()
-		return noEOF(err)
-	})
-	if err != nil {
-		return Attr{}, err
-	}
-	a, err := fromInfo("fstat", h.path, info)
-	if err == nil && a.ModeKnown && a.Kind != File {
-		err = &ProtocolError{Op: "fstat", Path: h.path, Detail: "listed as a file, opened as a " + a.Kind.String()}
-	}
-	return a, err
-}
-
-// readAt fills p from an offset, or as far as the file goes: fewer bytes mean its end. pkg/sftp asks again after a short answer, which the protocol
-// allows; p is never longer than one packet, since longer ones are cut without an error.
-func (h *handle) readAt(ctx context.Context, p []byte, offset uint64) (n int, err error) {
-	end := false
-	err = h.channel.do(ctx, "read", h.path, func() error {
-		var err error
-		n, err = h.file.ReadAt(p, int64(offset))
-		switch {
-		case n < 0 || n > len(p):
-			return fmt.Errorf("%d bytes for %d", n, len(p))
-		case n == len(p):
-			return nil
-		case err == nil:
-			return fmt.Errorf("%d of %d bytes and no error", n, len(p))
-		case err == io.EOF:
-			end = true
-			return nil
-		}
-		return err
-	})
-	if err != nil {
-		return 0, err
-	}
-	if !end && n < len(p) {
-		return 0, &ProtocolError{Op: "read", Path: h.path, Detail: "bytes are missing"}
-	}
-	return n, nil
-}
-
-// small reads what fits into one request, and asks for no byte beyond the file's end: a server that answers such a request in drips would be asked
-// for each of them.
-func (r *reading) small(ctx context.Context, h *handle, packet int) (Read, error) {
-	size := int(r.want.Size - r.from)
-	if h.channel.deep && !h.channel.warm.Swap(true) {
-		h.channel.warmUp(ctx, r.path, packet)
-	}
-	ask := size
-	if ask > packetSmall {
-		select {
-		case r.source.middle <- struct{}{}:
-			defer func() { <-r.source.middle }()
-		case <-ctx.Done():
-			return Read{}, context.Cause(ctx)
-		}
-	}
-	buffer := newBuffer(ask)
-	defer freeBuffer(buffer)
-	n, err := h.readAt(ctx, (*buffer)[:ask], r.from)
-	if err != nil {
-		return Read{}, err
-	}
-	after, err := h.stat(ctx)
-	if err != nil {
-		return Read{}, err
-	}
-	if err := r.deliver((*buffer)[:n]); err != nil {
-		return Read{N: r.n}, err
-	}
-	return Read{N: r.n, After: after}, nil
-}
-
-// warmUp makes the first READ on a channel of OpenSSH a full one: the server of OpenSSH 9.2 leaks memory when lengths grow. It is one request, whatever
-// comes of it; the file's own reading tells of trouble.
-func (c *channel) warmUp(ctx context.Context, path string, packet int) {
-	select {
-	case c.handles <- struct{}{}:
-	default:
-		return
-	}
-	handle, err := c.openRaw(ctx, path)
-	if err != nil {
-		<-c.handles
-		return
-	}
-	_, _ = c.readRaw(ctx, path, handle, 0, uint32(packet))
-	c.closeRaw(path, handle)
 }
 
 // deliver hands bytes to the writer and counts them.
@@ -241,8 +106,11 @@ func (r *reading) deliver(p []byte) error {
 	return err
 }
 
-// Buffers come in three sizes, so that thousands of small files in flight cost what they weigh.
-var buffersTiny, buffersSmall, buffers = pool(4 << 10), pool(packetSmall), pool(packetLarge)
+// buffers are for the requests of large files, smaller ones for small files: thousands of those are in flight on a long line, and cost what they weigh.
+var (
+	buffers = pool(packetLarge)
+	smaller = [...]*sync.Pool{pool(4 << 10), pool(8 << 10), pool(16 << 10), pool(packetSmall), pool(64 << 10), pool(128 << 10)}
+)
 
 func pool(size int) *sync.Pool {
 	return &sync.Pool{New: func() any {
@@ -252,11 +120,10 @@ func pool(size int) *sync.Pool {
 }
 
 func poolFor(n int) *sync.Pool {
-	switch {
-	case n <= 4<<10:
-		return buffersTiny
-	case n <= packetSmall:
-		return buffersSmall
+	for i, p := range smaller {
+		if n <= 4<<10<<i {
+			return p
+		}
 	}
 	return buffers
 }

@@ -23,15 +23,19 @@ type Source struct {
 	buffer *budget       // content of large files in memory
 	unread *unread       // answers of ours that arrived and were not taken yet
 
+	drips    atomic.Int32 // small files whose first answer was short
 	listings atomic.Int64 // bytes of the directories that are being listed
 
 	life  context.Context // ends with Close
 	end   context.CancelFunc
+	ahead sync.WaitGroup // dials of the early links
 	tasks sync.WaitGroup // the keeper of the links, its dials, and handles being closed
 
 	mu      sync.Mutex // guards what follows
 	links   []*link
 	want    int           // links that we try to have; 0 until the round trip is known
+	early   int           // links that were begun before the first one stood
+	refused int           // links that could not be had beside the first
 	vain    int           // dials since a connection last did any work
 	loss    error         // why the last link ended
 	failed  error         // why there will be no more links
@@ -63,11 +67,14 @@ func Dial(ctx context.Context, config Config) (*Source, error) {
 	s := &Source{config: config, big: make(chan struct{}, 4), large: make(chan struct{}, 2),
 		middle: make(chan struct{}, 256), buffer: &budget{left: config.Limits.BufferBytes}, unread: newUnread(), changed: make(chan struct{})}
 	s.life, s.end = context.WithCancel(context.WithoutCancel(ctx))
-	l, err := s.dialLink(ctx, config.Channels)
+	admit := make(chan struct{})
+	l, err := s.dialLink(ctx, config.Channels, opening{known: func(trip time.Duration) { s.dialEarly(trip, admit) }})
 	if err != nil {
 		s.end()
+		s.tasks.Wait()
 		return nil, err
 	}
+	close(admit)
 	s.first = l
 	s.add(l)
 	s.tasks.Go(s.keepLinks)

@@ -48,13 +48,27 @@ type stream struct {
 // call is one request of ours that waits for its answer.
 type call struct {
 	max    int         // longest answer allowed
-	answer chan answer // never full
+	answer chan answer // never full; nil when a burst takes the answer
+	into   []byte      // of a READ: its content goes straight here, and what is beyond is dropped
+
+	burst *burst // takes the answer instead, as its part
+	part  int
 }
 
-// answer is a packet without length and id. A big one holds a slot until release.
+// tell hands an answer to whoever waits for it. It never blocks.
+func (c *call) tell(a answer) {
+	if c.burst != nil {
+		c.burst.take(c.part, a)
+		return
+	}
+	c.answer <- a
+}
+
+// answer is a packet without length and id. A big one holds a slot until release, which is nil where nothing is held.
 type answer struct {
 	kind    byte
 	body    []byte
+	n       int // of content that went into call.into; kind is packetData then, and body empty
 	err     error
 	release func()
 }
@@ -140,17 +154,60 @@ func (s *stream) ours(kind byte, id, length uint32) error {
 		return s.breach("answer to request %#x, which was not asked", id)
 	}
 	if uint64(length) > uint64(c.max) {
-		c.answer <- answer{err: errTruncated}
+		c.tell(answer{err: errTruncated})
 		return s.breach("packet of %d bytes", length)
 	}
 	if _, err := s.in.Discard(9); err != nil {
-		c.answer <- answer{err: err}
+		c.tell(answer{err: err})
 		return err
 	}
-	a, err := s.body(kind, int(length)-5)
-	a.err = err
-	c.answer <- a
+	var a answer
+	var err error
+	if kind == packetData && c.into != nil {
+		a, err = s.content(c.into, int(length)-5)
+	} else {
+		a, err = s.body(kind, int(length)-5)
+	}
+	if a.err == nil {
+		a.err = err
+	}
+	c.tell(a)
 	return err
+}
+
+// content reads the body of a DATA packet, of n bytes, into the memory of whoever asked: uint32 length | bytes. The request stays answered
+// in this goroutine alone, so that nobody else touches that memory until it is told.
+func (s *stream) content(into []byte, n int) (answer, error) {
+	if n < 4 {
+		return answer{}, s.breach("data packet of %d bytes", n+5)
+	}
+	head, err := s.in.Peek(4)
+	if err != nil {
+		return answer{}, err
+	}
+	said := binary.BigEndian.Uint32(head)
+	if _, err := s.in.Discard(4); err != nil {
+		return answer{}, err
+	}
+	n -= 4
+	switch {
+	case said == 0:
+		return answer{}, s.breach("read answered with no data and no end of file")
+	case uint64(said) > uint64(n):
+		return answer{}, s.breach("data of %d bytes in a packet that holds %d", said, n)
+	}
+	into = into[:min(len(into), int(said))]
+	for got := 0; got < len(into); {
+		m, err := s.in.Read(into[got:])
+		got += m
+		s.done.Add(int64(m))
+		if err != nil {
+			return answer{}, err
+		}
+	}
+	surplus, err := s.in.Discard(n - len(into))
+	s.done.Add(int64(surplus) + 13)
+	return answer{kind: packetData, n: len(into)}, err
 }
 
 // unreadMax is what answers of ours may take before somebody has taken them, over a whole Source. Each is decoded as it
@@ -161,8 +218,12 @@ const unreadMax = 32 << 20
 type unread struct {
 	mu      sync.Mutex
 	left    int
-	changed chan struct{} // closed and replaced when there is more left
+	waiting int           // in take
+	changed chan struct{} // closed and replaced when there is more left and somebody waits for it
 }
+
+// unreadFree is the size up to which an answer is not counted: a status, a handle or attributes. The requests in flight bound the number of those.
+const unreadFree = 512
 
 func newUnread() *unread { return &unread{left: unreadMax, changed: make(chan struct{})} }
 
@@ -177,10 +238,18 @@ func (u *unread) take(n int, quit <-chan struct{}) bool {
 			return true
 		}
 		changed := u.changed
+		u.waiting++
 		u.mu.Unlock()
+		over := false
 		select {
 		case <-changed:
 		case <-quit:
+			over = true
+		}
+		u.mu.Lock()
+		u.waiting--
+		u.mu.Unlock()
+		if over {
 			return false
 		}
 	}
@@ -190,14 +259,16 @@ func (u *unread) give(n int) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	u.left += n
-	close(u.changed)
-	u.changed = make(chan struct{})
+	if u.waiting > 0 {
+		close(u.changed)
+		u.changed = make(chan struct{})
+	}
 }
 
 // body reads an answer of ours. A big one waits for a slot first, so that many channels cannot add up; the slots' holders only
 // decode, and wait for nothing.
 func (s *stream) body(kind byte, n int) (answer, error) {
-	a := answer{kind: kind, release: func() {}}
+	a := answer{kind: kind}
 	switch {
 	case n > frameMax:
 		select {
@@ -206,7 +277,7 @@ func (s *stream) body(kind byte, n int) (answer, error) {
 		case <-s.quit:
 			return a, io.ErrClosedPipe
 		}
-	case s.unread != nil:
+	case s.unread != nil && n > unreadFree:
 		if !s.unread.take(n, s.quit) {
 			return a, io.ErrClosedPipe
 		}
@@ -218,7 +289,7 @@ func (s *stream) body(kind byte, n int) (answer, error) {
 		got += m
 		s.done.Add(int64(m))
 		if err != nil {
-			a.release()
+			a.drop()
 			return answer{}, err
 		}
 	}
@@ -243,7 +314,7 @@ func (s *stream) end(err error) {
 	s.err = err
 	for id, c := range s.pending {
 		delete(s.pending, id)
-		c.answer <- answer{err: err}
+		c.tell(answer{err: err})
 	}
 }
 
@@ -259,19 +330,52 @@ func (s *stream) sendTo(kind byte, max int, body []byte, to chan answer) error {
 }
 
 func (s *stream) issue(c *call, kind byte, body []byte) error {
-	s.mu.Lock()
-	if s.err != nil {
-		s.mu.Unlock()
-		return s.err
+	first, err := s.register(c)
+	if err != nil {
+		return err
 	}
-	s.lastID = (s.lastID + 1) % math.MaxInt32
-	id := s.lastID | ourIDs
-	s.pending[id] = c
-	s.mu.Unlock()
+	if err = s.put(packet(kind, first, body)); err != nil && c.into != nil && !s.withdraw(first, err) {
+		// A server may answer what was never sent. The memory is the caller's again when that is over.
+		a := <-c.answer
+		a.drop()
+	}
+	return err
+}
 
+// withdraw tells a call that could not be sent so; false when it was answered all the same, or is being answered.
+func (s *stream) withdraw(id uint32, err error) bool {
+	s.mu.Lock()
+	c := s.pending[id]
+	delete(s.pending, id)
+	s.mu.Unlock()
+	if c != nil {
+		c.tell(answer{err: err})
+	}
+	return c != nil
+}
+
+// register takes calls up before their requests are sent, and gives the id of the first; the others' are nextID of the one before.
+func (s *stream) register(calls ...*call) (first uint32, err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.err != nil {
+		return 0, s.err
+	}
+	first = nextID(s.lastID | ourIDs)
+	for _, c := range calls {
+		s.lastID = nextID(s.lastID|ourIDs) &^ ourIDs
+		s.pending[s.lastID|ourIDs] = c
+	}
+	return first, nil
+}
+
+func nextID(id uint32) uint32 { return (id&^ourIDs+1)%math.MaxInt32 | ourIDs }
+
+// put sends whole packets in one go.
+func (s *stream) put(packets []byte) error {
 	s.writing.Lock()
 	defer s.writing.Unlock()
-	_, err := s.out.Write(packet(kind, id, body))
+	_, err := s.out.Write(packets)
 	return err
 }
 
@@ -283,13 +387,18 @@ func (s *stream) ask(kind byte, text string) (answer, error) {
 // askBody is ask with a body that is ready.
 func (s *stream) askBody(kind byte, body []byte) (answer, error) {
 	c, err := s.send(kind, frameMax, body)
-	if err != nil {
+	return c.await(err)
+}
+
+// await waits for the answer to a request that was sent, or not.
+func (c *call) await(sent error) (answer, error) {
+	if sent != nil {
 		select { // a server may answer what was never sent
 		case a := <-c.answer:
 			a.drop()
 		default:
 		}
-		return answer{}, err
+		return answer{}, sent
 	}
 	a := <-c.answer
 	return a, a.err

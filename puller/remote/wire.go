@@ -29,6 +29,9 @@ type wire struct {
 	end  context.CancelFunc
 
 	established    atomic.Bool
+	wrote          atomic.Int64 // when the last write was made that nothing was read after, by the clock of begin; 0: none
+	gap            atomic.Int64 // from a write to the next read, the last time; during the handshake only
+	begin          time.Time
 	received, sent atomic.Int64
 
 	mu      sync.Mutex // guards what follows
@@ -42,7 +45,7 @@ type wire struct {
 
 // newWire takes over conn and starts its flusher, which ends after Close. The caller has set the handshake's deadline.
 func newWire(conn net.Conn, idle time.Duration, limiter Limiter) *wire {
-	w := &wire{Conn: conn, idle: idle, limiter: limiter, flushed: make(chan struct{})}
+	w := &wire{Conn: conn, idle: idle, limiter: limiter, flushed: make(chan struct{}), begin: time.Now()}
 	w.life, w.end = context.WithCancel(context.Background())
 	w.changed = sync.NewCond(&w.mu)
 	w.in = bufio.NewReaderSize(wireReader{w}, wireReadBuffer)
@@ -66,6 +69,9 @@ func (r wireReader) Read(p []byte) (int, error) {
 		}
 	}
 	n, err := r.w.Conn.Read(p)
+	if !r.w.established.Load() {
+		r.w.clock()
+	}
 	r.w.received.Add(int64(n))
 	if n > 0 && r.w.limiter != nil && r.w.established.Load() {
 		r.w.pacing.begin()
@@ -76,6 +82,13 @@ func (r wireReader) Read(p []byte) (int, error) {
 		}
 	}
 	return n, err
+}
+
+// clock measures what the other side took to answer.
+func (w *wire) clock() {
+	if wrote := w.wrote.Swap(0); wrote != 0 {
+		w.gap.Store(int64(time.Since(w.begin)) - wrote)
+	}
 }
 
 // pacing is the time that a connection has spent waiting for its limit. Nothing that happens in it is the source's fault.
@@ -166,6 +179,9 @@ func (w *wire) write(p []byte) error {
 		if err := w.Conn.SetWriteDeadline(time.Now().Add(w.idle)); err != nil {
 			return err
 		}
+	}
+	if !w.established.Load() {
+		w.wrote.Store(max(1, int64(time.Since(w.begin))))
 	}
 	n, err := w.Conn.Write(p)
 	w.sent.Add(int64(n))

@@ -1,0 +1,157 @@
+package remote
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+)
+
+// handle is one open file on one channel.
+type handle struct {
+	channel *channel
+	raw     string // the server's name for it
+	path    string
+}
+
+// slot waits until the channel may have one more open file. Whoever got it gives it back.
+func (c *channel) slot(ctx context.Context, path string) error {
+	select {
+	case c.handles <- struct{}{}:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	case <-c.link.dead:
+		return &lostError{op: "open", path: path, cause: c.link.cause}
+	}
+}
+
+// open opens a file on the channel, within the number of handles that a channel may have.
+func (c *channel) open(ctx context.Context, path string) (*handle, error) {
+	if err := c.slot(ctx, path); err != nil {
+		return nil, err
+	}
+	h := &handle{channel: c, path: path}
+	err := c.do(ctx, "open", path, func() error {
+		const read = 0x1
+		body := make([]byte, 0, 12+len(path))
+		body = binary.BigEndian.AppendUint32(appendString(body, path), read)
+		a, err := c.stream.askBody(packetOpen, binary.BigEndian.AppendUint32(body, 0)) // no attributes
+		if err != nil {
+			return err
+		}
+		defer a.drop()
+		h.raw, err = handleOf(a)
+		return err
+	})
+	if err != nil {
+		<-c.handles
+		return nil, err
+	}
+	return h, nil
+}
+
+// close gives the handle back without waiting for the answer.
+func (h *handle) close() {
+	h.channel.link.source.background(func(ctx context.Context) {
+		h.channel.closeHandle(ctx, h.path, h.raw)
+		<-h.channel.handles
+	})
+}
+
+// stat asks the handle, not the path: the path may name another file by now.
+func (h *handle) stat(ctx context.Context) (attr Attr, err error) {
+	var why string
+	err = h.channel.do(ctx, "fstat", h.path, func() error {
+		a, err := h.channel.stream.ask(packetFstat, h.raw)
+		if err != nil {
+			return err
+		}
+		defer a.drop()
+		attr, why, err = attrsOf(a)
+		return err
+	})
+	if err != nil {
+		return Attr{}, err
+	}
+	return h.opened(attr, why)
+}
+
+// opened judges what the server says of the open file.
+func (h *handle) opened(attr Attr, why string) (Attr, error) {
+	if why == "" && attr.ModeKnown && attr.Kind != File {
+		why = "listed as a file, opened as a " + attr.Kind.String()
+	}
+	if why != "" {
+		return Attr{}, &ProtocolError{Op: "fstat", Path: h.path, Detail: why}
+	}
+	return attr, nil
+}
+
+// attrsOf reads the answer to FSTAT; why is set when it is well formed and impossible.
+func attrsOf(a answer) (attr Attr, why string, err error) {
+	c := cursor{b: a.body}
+	switch a.kind {
+	case packetAttrs:
+		attr, why = c.attr()
+		return attr, why, c.err
+	case packetStatus:
+		return Attr{}, "", statusOf(&c, "attributes")
+	}
+	return Attr{}, "", fmt.Errorf("packet of type %d instead of attributes", a.kind)
+}
+
+// readAt fills p from an offset, or as far as the file goes: fewer bytes mean its end. It asks again after a short answer, which the protocol
+// allows; p is never longer than one packet, since a server may answer longer requests short every time.
+func (h *handle) readAt(ctx context.Context, p []byte, offset uint64) (n int, err error) {
+	for n < len(p) {
+		m, err := h.read(ctx, p[n:], offset+uint64(n))
+		if err != nil {
+			return 0, err
+		}
+		if m == 0 {
+			break
+		}
+		n += m
+	}
+	return n, nil
+}
+
+// read asks once for len(p) bytes; none mean the end of the file.
+func (h *handle) read(ctx context.Context, p []byte, offset uint64) (n int, err error) {
+	err = h.channel.do(ctx, "read", h.path, func() error {
+		c := &call{max: frameMax, answer: make(chan answer, 1), into: p}
+		err := h.channel.stream.issue(c, packetRead, readBody(nil, h.raw, offset, uint32(len(p))))
+		a, err := c.await(err)
+		if err != nil {
+			return err
+		}
+		defer a.drop()
+		n, err = contentOf(a)
+		return err
+	})
+	return n, err
+}
+
+// readBody appends the body of a READ: string handle | uint64 offset | uint32 length.
+func readBody(b []byte, handle string, offset uint64, n uint32) []byte {
+	b = binary.BigEndian.AppendUint64(appendString(b, handle), offset)
+	return binary.BigEndian.AppendUint32(b, n)
+}
+
+// contentOf reads the answer to a READ whose content went into the memory that the call named; 0 is the end of the file.
+func contentOf(a answer) (int, error) {
+	switch a.kind {
+	case packetData:
+		return a.n, nil
+	case packetStatus:
+		c := cursor{b: a.body}
+		err := statusOf(&c, "data")
+		var r *refusal
+		if errors.As(err, &r) && r.code == statusEOF {
+			return 0, nil
+		}
+		return 0, err
+	}
+	return 0, fmt.Errorf("packet of type %d instead of data", a.kind)
+}

@@ -1,0 +1,83 @@
+package puller
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/holdfast-vault/holdfast/vault/snapshot"
+)
+
+// interruptedRig is a rig whose first pull was interrupted at 2 MiB of the file "big" of 3.2 MB.
+func interruptedRig(t *testing.T, mtime int64) *rig {
+	r := newRig(t)
+	r.host.file("big", strings.Repeat("0123456789abcdef", 200_000)).attr.MTime = mtime
+	for i := range 100 {
+		r.host.file(fmt.Sprintf("small%d", i), "x")
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	r.host.hook = func(op, path string) error {
+		if op == "piece" && path == "big 2097152" {
+			cancel()
+		}
+		return nil
+	}
+	if _, err := Run(ctx, r.job); err == nil {
+		t.Fatal("not interrupted")
+	}
+	r.host.hook = nil
+	return r
+}
+
+func TestResumedFileWaitsForItsTurn(t *testing.T) {
+	r := interruptedRig(t, longAgo)
+	_, s := r.pull()
+	if s.entries["big"].Flags != snapshot.Resumed {
+		t.Fatalf("flags %b", s.entries["big"].Flags)
+	}
+	for range 2 { // pulls without the slow cycle leave it, and its mark, alone
+		_, s = r.pull()
+		if r.host.did("read") != 0 || s.entries["big"].Flags != snapshot.Resumed {
+			t.Fatalf("%q, flags %b", r.host.ops, s.entries["big"].Flags)
+		}
+	}
+	p := &pull{job: Job{Slice: Slice{Days: 30, Key: [32]byte{1}}}}
+	whole := s.entries["big"]
+	whole.Flags = 0
+	for p.due(&whole, &whole) {
+		p.job.Slice.Day++ // a day that is not its own
+	}
+	r.job.Slice = p.job.Slice
+	result, s := r.pull()
+	s.equals(t, r.host)
+	if r.host.did("read big") != 1 || s.entries["big"].Flags != 0 || result.Stats.Reread == 0 || result.Stats.FilesUnchanged != 101 {
+		t.Errorf("%q, flags %b, %+v", r.host.ops, s.entries["big"].Flags, result.Stats)
+	}
+	if n := r.host.did("read"); n > 20 {
+		t.Errorf("%d of 101 files were read on one day of thirty", n)
+	}
+	r.pull()
+	if r.host.did("read big") != 0 {
+		t.Error("read again on the same day, whole as it is")
+	}
+}
+
+func TestPartOfAnotherVersionBecomesTheBeginning(t *testing.T) {
+	for name, change := range map[string]func(n *node){
+		"other size":  func(n *node) { n.data = strings.ToUpper(n.data) + "x"; n.attr.Size++ },
+		"other mtime": func(n *node) { n.data = strings.ToUpper(n.data); n.attr.MTime++ },
+		"shorter":     func(n *node) { n.data = strings.ToUpper(n.data[:1<<20]); n.attr.Size = 1 << 20 },
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := interruptedRig(t, longAgo)
+			r.host.change(func(nodes map[string]*node) { change(nodes["big"]) })
+			_, s := r.pull()
+			s.equals(t, r.host)
+			if !slices.Contains(r.host.ops, "piece big 0") || s.entries["big"].Flags != 0 {
+				t.Errorf("flags %b, %q", s.entries["big"].Flags, r.host.ops)
+			}
+		})
+	}
+}
