@@ -28,9 +28,9 @@ type entry struct {
 	tool   string
 	dir    string
 	c      contender
-	failed string // why it takes no further part in this repetition
-	ready  bool   // set up
-	pulled bool
+	failed string          // why it takes no further part in this repetition
+	ready  bool            // set up
+	pulled map[string]bool // by way of which host
 }
 
 // turn is one repetition of a suite.
@@ -113,7 +113,7 @@ func (t *turn) prepare(ctx context.Context, p phase) error {
 	for _, tool := range p.tools {
 		e := t.entries[tool]
 		if e == nil {
-			e = &entry{tool: tool, dir: filepath.Join(t.st.dir, fmt.Sprintf("%s-%d-%s", t.s.name, t.rep+1, tool))}
+			e = &entry{tool: tool, pulled: map[string]bool{}, dir: filepath.Join(t.st.dir, fmt.Sprintf("%s-%d-%s", t.s.name, t.rep+1, tool))}
 			e.c, e.failed = t.st.newContender(tool, e.dir)
 			t.entries[tool] = e
 		}
@@ -126,22 +126,32 @@ func (t *turn) prepare(ctx context.Context, p phase) error {
 			}
 			e.ready = true
 		}
-		if p.first || e.pulled || e.failed != "" {
+		host := e.way(p)
+		if p.first || e.pulled[host] || e.failed != "" {
 			continue
 		}
 		say("%s: %s: pulling day 1, not timed", t.s.name, tool)
 		if err := t.st.settle(ctx, t.days[1]); err != nil {
 			return err
 		}
-		if _, err := e.c.pull(ctx, near); err != nil {
+		if _, err := e.c.pull(ctx, host); err != nil {
 			if ctx.Err() != nil {
 				return ctx.Err()
 			}
 			e.failed = err.Error()
 		}
-		e.pulled = true
+		e.pulled[host] = true
 	}
 	return nil
+}
+
+// way is the host by which a tool pulls day 1 for a phase. A plain copy is the same whichever way it came; to a tool that knows from where it pulled, another
+// port is another source.
+func (e *entry) way(p phase) string {
+	if _, same := e.c.(copier); !same && p.far {
+		return far
+	}
+	return near
 }
 
 // measure does one timed run.
@@ -190,7 +200,7 @@ func (t *turn) act(ctx context.Context, p phase, e *entry, r *run) (err error) {
 		return err
 	}
 	r.flush = t.st.flush()
-	e.pulled = true
+	e.pulled[e.way(p)] = true
 	if c, ok := e.c.(copier); ok {
 		if err := corpus.Verify(c.copied(), t.st.tree); err != nil {
 			return fmt.Errorf("what was copied is not what the source has: %w", err)

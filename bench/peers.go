@@ -213,7 +213,11 @@ func (t *holdfastTool) setup(ctx context.Context) error {
 
 func (t *holdfastTool) pull(ctx context.Context, host string) (lab.Usage, error) {
 	url := fmt.Sprintf("sftp://%s@127.0.0.1:%s%s", t.st.server.User, t.st.port(host), t.st.source)
-	out, u, err := lab.Run(ctx, t.holdfast("pull", "--json", "--as", "bench", "--identity", t.st.server.IdentityFile, "--known-hosts", t.st.knownHosts(), url))
+	name := "bench"
+	if host == far {
+		name = "bench-far" // pulled from another address, a source is read anew
+	}
+	out, u, err := lab.Run(ctx, t.holdfast("pull", "--json", "--as", name, "--identity", t.st.server.IdentityFile, "--known-hosts", t.st.knownHosts(), url))
 	if err != nil {
 		return u, err
 	}
