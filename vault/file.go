@@ -56,6 +56,7 @@ func (s *Session) File(ctx context.Context, e *snapshot.Entry) (*FileWriter, err
 			if w.offset > e.Size {
 				w.refs, w.offset, w.size = nil, 0, 0
 			}
+			w.recorded = len(w.refs) // in the journals of earlier runs, which stay as long as the session
 		}
 	}
 	if e.Size > chunk.MinSize {
@@ -73,9 +74,13 @@ func (w *FileWriter) Offset() uint64 { return w.offset }
 // Restart forgets what was taken, an interrupted run's part included: the content starts over at 0. It is for a file
 // that turned out to be another version.
 func (w *FileWriter) Restart() {
-	w.refs, w.buf, w.from = w.refs[:0], w.buf[:0], 0
-	w.size, w.offset, w.recorded, w.sinceRecorded, w.need = 0, 0, 0, 0, 0
 	w.e.Flags |= snapshot.Racy // what comes is not of the version that w.e describes: no later run goes on from it
+	if w.recorded > 0 {
+		// Nor from what the journal says already. w.need stays: records leave the journal in its order.
+		w.s.journal.progress(w.need, &w.e, 0, nil)
+	}
+	w.refs, w.buf, w.from = w.refs[:0], w.buf[:0], 0
+	w.size, w.offset, w.recorded, w.sinceRecorded = 0, 0, 0, 0
 }
 
 // Write takes the next bytes. It waits when the vault is slower than the source.
@@ -149,7 +154,7 @@ func (w *FileWriter) chunk(data []byte) error {
 		w.s.journal.progress(w.need, &w.e, w.recorded, w.refs[w.recorded:])
 		w.recorded, w.sinceRecorded = len(w.refs), 0
 	}
-	return nil
+	return w.s.took(w.ctx, uint64(len(data)))
 }
 
 // Finish ends the file with its final attributes and flags; its size becomes the number of bytes taken. The entry is

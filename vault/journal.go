@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"path"
 	"sync"
 
 	"github.com/holdfast-vault/holdfast/immutability/durable"
@@ -23,35 +24,47 @@ import (
 //	ref = chunk ID (32), uvarint size, uvarint pack
 //
 // A record is written once the blocks that hold its chunks are written to their packs, so what a killed process had
-// stored is found again; it is synced when a pack is sealed, so what a power cut leaves is found again. Neither order is
-// relied on: whoever reads a journal asks for every pack and chunk it names, and drops what is not there.
+// stored is found again; it is synced as the session goes on (lasting.go), so what a power cut leaves is found again.
+// Neither order is relied on: whoever reads a journal asks for every pack and chunk it names, and drops what is not there.
 const (
 	recordEntry    = 'E'
 	recordProgress = 'P'
+	// progressRefs bounds the chunks of one record, and with them a frame: a file may have come far before it is recorded.
+	progressRefs = 8 << 10
 )
 
 // journal writes the records of one process. Safe for concurrent use.
 type journal struct {
-	mu      sync.Mutex
+	disk durable.Disk
+	name string
+
+	syncMu sync.Mutex // held while the file is synced, and taken before mu
+	named  bool       // the file's name is durable
+
+	mu      sync.Mutex // not held while the file is synced: records go on coming
 	w       *runWriter // nil after the first error: a session goes on without a resume point
 	waiting journalHeap
+	added   uint64 // records that had to wait so far
 	written uint64
 	frame   []byte
 	onError func(error)
 }
 
-// journalRecord waits for all blocks up to need.
+// journalRecord waits for all blocks up to need. Records of one need leave in the order in which they came: each says
+// how a file went on from the one before.
 type journalRecord struct {
-	need uint64
-	data []byte
+	need, order uint64
+	data        []byte
 }
 
 type journalHeap []journalRecord
 
-func (h journalHeap) Len() int           { return len(h) }
-func (h journalHeap) Less(i, j int) bool { return h[i].need < h[j].need }
-func (h journalHeap) Swap(i, j int)      { h[i], h[j] = h[j], h[i] }
-func (h *journalHeap) Push(x any)        { *h = append(*h, x.(journalRecord)) }
+func (h journalHeap) Len() int { return len(h) }
+func (h journalHeap) Less(i, j int) bool {
+	return h[i].need < h[j].need || h[i].need == h[j].need && h[i].order < h[j].order
+}
+func (h journalHeap) Swap(i, j int) { h[i], h[j] = h[j], h[i] }
+func (h *journalHeap) Push(x any)   { *h = append(*h, x.(journalRecord)) }
 func (h *journalHeap) Pop() any {
 	old := *h
 	r := old[len(old)-1]
@@ -65,7 +78,7 @@ func newJournal(d durable.Disk, name string, ring *keys.Ring, onError func(error
 	if err != nil {
 		return nil, err
 	}
-	return &journal{w: w, onError: onError}, nil
+	return &journal{disk: d, name: name, w: w, onError: onError}, nil
 }
 
 // entry records a finished file whose content is complete once all blocks up to need are written.
@@ -73,16 +86,24 @@ func (j *journal) entry(need uint64, e *snapshot.Entry) {
 	j.add(need, snapshot.AppendEntry([]byte{recordEntry}, e))
 }
 
+// progress records the chunks of an unfinished file from number first on; with none, that what is known of it ends there.
 func (j *journal) progress(need uint64, e *snapshot.Entry, first int, refs []snapshot.Ref) {
-	b := snapshot.AppendEntry([]byte{recordProgress}, e)
-	b = binary.AppendUvarint(b, uint64(first))
-	b = binary.AppendUvarint(b, uint64(len(refs)))
-	for i := range refs {
-		b = append(b, refs[i].ID[:]...)
-		b = binary.AppendUvarint(b, uint64(refs[i].Size))
-		b = binary.AppendUvarint(b, uint64(refs[i].Pack))
+	for {
+		part := refs[:min(len(refs), progressRefs)]
+		b := snapshot.AppendEntry([]byte{recordProgress}, e)
+		b = binary.AppendUvarint(b, uint64(first))
+		b = binary.AppendUvarint(b, uint64(len(part)))
+		for i := range part {
+			b = append(b, part[i].ID[:]...)
+			b = binary.AppendUvarint(b, uint64(part[i].Size))
+			b = binary.AppendUvarint(b, uint64(part[i].Pack))
+		}
+		j.add(need, b)
+		first, refs = first+len(part), refs[len(part):]
+		if len(refs) == 0 {
+			return
+		}
 	}
-	j.add(need, b)
 }
 
 func (j *journal) add(need uint64, rec []byte) {
@@ -92,7 +113,8 @@ func (j *journal) add(need uint64, rec []byte) {
 		return
 	}
 	if need > j.written {
-		heap.Push(&j.waiting, journalRecord{need: need, data: rec})
+		j.added++
+		heap.Push(&j.waiting, journalRecord{need: need, order: j.added, data: rec})
 		return
 	}
 	j.frame = append(j.frame, rec...)
@@ -126,15 +148,28 @@ func (j *journal) flush() {
 	j.frame = j.frame[:0]
 }
 
-// sync makes durable what was recorded so far.
+// sync makes durable what was recorded so far. If power fails before it returns, any part of that is there.
 func (j *journal) sync() {
+	j.syncMu.Lock()
+	defer j.syncMu.Unlock()
 	j.mu.Lock()
-	defer j.mu.Unlock()
 	j.flush()
-	if j.w == nil {
+	w := j.w
+	j.mu.Unlock()
+	if w == nil {
 		return
 	}
-	if err := j.w.sync(); err != nil {
+	err := w.sync()
+	if err == nil && !j.named {
+		err = j.disk.SyncDir(path.Dir(j.name))
+		j.named = err == nil
+	}
+	if err == nil {
+		return
+	}
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if j.w == w {
 		j.broken(err)
 	}
 }
@@ -149,6 +184,8 @@ func (j *journal) broken(err error) {
 }
 
 func (j *journal) close() error {
+	j.syncMu.Lock()
+	defer j.syncMu.Unlock()
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	j.flush()

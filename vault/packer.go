@@ -69,6 +69,7 @@ type packer struct {
 	progressMu sync.Mutex
 	done       map[uint64]struct{} // appended out of order
 	watermark  uint64              // all blocks up to here lie in their packs
+	advanced   *sync.Cond          // the watermark has, or the packer has failed
 	onWritten  func(seq uint64)    // called under progressMu, in order
 
 	onSealed func(worm.PackInfo) // called from a sealing goroutine
@@ -101,6 +102,9 @@ type openPack struct {
 	in *worm.Incoming
 	w  *pack.Writer
 
+	syncMu  sync.Mutex // held while the file is synced before its seal
+	sealing bool       // all of it is synced and the file is the seal's; guarded by syncMu
+
 	mu       sync.Mutex // guards what follows and serialises Append
 	next     uint32     // next block number
 	inFlight int64      // payload bytes handed out and not appended
@@ -122,6 +126,7 @@ func (v *Vault) newPacker(ctx context.Context, session string) *packer {
 		pending: map[chunk.ID]pendingChunk{}, unsealed: map[*openPack]struct{}{},
 		done: map[uint64]struct{}{},
 	}
+	p.advanced = sync.NewCond(&p.progressMu)
 	for range cap(p.free) {
 		p.free <- &block{}
 	}
@@ -347,6 +352,9 @@ func (p *packer) markWritten(seq uint64) {
 	if moved && p.onWritten != nil {
 		p.onWritten(p.watermark)
 	}
+	if moved {
+		p.advanced.Broadcast()
+	}
 }
 
 // seal finishes a full pack, seals it and tells the index. If power fails before the seal's ledger record, the pack is
@@ -361,6 +369,9 @@ func (p *packer) seal(op *openPack) (err error) {
 	footer, err := op.w.Finish()
 	if err != nil {
 		return fmt.Errorf("pack %d: footer: %w", op.in.Number, err)
+	}
+	if err := op.giveUp(); err != nil {
+		return fmt.Errorf("pack %d: seal: %w", op.in.Number, err)
 	}
 	info, err := p.v.store.Seal(p.ctx, op.in)
 	if err != nil {

@@ -109,6 +109,7 @@ func (t *resumeTable) addProgress(have func(snapshot.Ref) (snapshot.Ref, bool)) 
 		if first > len(p.refs) || !sameVersion(&p.entry, &e) {
 			return nil // something between was lost: what is contiguous stands
 		}
+		p.entry.Flags |= e.Flags & snapshot.Racy // of any part of it
 		p.refs = p.refs[:first]
 		for _, r := range refs {
 			r, ok := have(r)

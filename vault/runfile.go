@@ -106,12 +106,8 @@ func (w *runWriter) writeFrame(plain []byte) error {
 	return w.err
 }
 
-func (w *runWriter) sync() error {
-	if w.err == nil {
-		w.err = w.f.Sync()
-	}
-	return w.err
-}
+// sync may run beside writeFrame. After an error the file is to be given up.
+func (w *runWriter) sync() error { return w.f.Sync() }
 
 func (w *runWriter) close() error { return w.f.Close() }
 

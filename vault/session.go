@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/RoaringBitmap/roaring/v2"
@@ -70,6 +71,9 @@ type Session struct {
 
 	uses map[uint32]uint64 // bytes that the catalog uses in each pack, once it is written
 
+	taken       atomic.Uint64 // bytes of content
+	lastingTurn chan struct{} // held while what was taken is made to last
+
 	mu           sync.Mutex
 	problems     []snapshot.Problem
 	problemBytes int
@@ -123,7 +127,7 @@ func (v *Vault) begin(ctx context.Context, o SessionOptions) (*Session, error) {
 	if err := v.readyIndex(ctx); err != nil {
 		return nil, err
 	}
-	s := &Session{v: v, source: o.Source, from: o, begin: now, ctx: ctx, claimed: roaring.New(), problemKinds: map[string]uint64{}}
+	s := &Session{v: v, source: o.Source, from: o, begin: now, ctx: ctx, claimed: roaring.New(), problemKinds: map[string]uint64{}, lastingTurn: make(chan struct{}, 1)}
 	resumed, err := s.choose(now.Wall)
 	if err != nil {
 		return nil, err
@@ -514,6 +518,9 @@ func (s *Session) end() bool {
 
 // finish closes the session's files and gives the source free.
 func (s *Session) finish(remove bool) error {
+	if !remove {
+		s.journal.sync() // of a pull that stored nothing new no seal has done it
+	}
 	errs := []error{s.journal.close(), s.resume.close()}
 	if remove {
 		errs = append(errs, durable.RemoveTree(s.v.disk, s.dir))

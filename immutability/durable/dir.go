@@ -9,6 +9,7 @@ import (
 	"path"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -222,8 +223,8 @@ func (d *Dir) Forget(name string) error {
 type dirFile struct {
 	f    *os.File
 	name string
-	pos  int64 // of the next Read; the descriptor's own is moved by writing
-	bad  error // the first failed Sync
+	pos  int64                 // of the next Read; the descriptor's own is moved by writing
+	bad  atomic.Pointer[error] // the first failed Sync
 }
 
 var errSyncedBadly = errors.New("an earlier sync of this file failed and its bytes may be nowhere: drop it")
@@ -240,8 +241,8 @@ func (f *dirFile) Read(p []byte) (int, error) {
 func (f *dirFile) ReadAt(p []byte, off int64) (int, error) { return f.f.ReadAt(p, off) }
 
 func (f *dirFile) Write(p []byte) (int, error) {
-	if f.bad != nil {
-		return 0, &fs.PathError{Op: "write", Path: f.name, Err: f.bad}
+	if bad := f.bad.Load(); bad != nil {
+		return 0, &fs.PathError{Op: "write", Path: f.name, Err: *bad}
 	}
 	n, err := f.f.Write(p)
 	return n, markFull(err)
@@ -249,12 +250,13 @@ func (f *dirFile) Write(p []byte) (int, error) {
 
 // Sync remembers its first failure: the kernel reports it once to each descriptor and then says that all is well.
 func (f *dirFile) Sync() error {
-	if f.bad != nil {
-		return &fs.PathError{Op: "sync", Path: f.name, Err: f.bad}
+	if bad := f.bad.Load(); bad != nil {
+		return &fs.PathError{Op: "sync", Path: f.name, Err: *bad}
 	}
 	err := f.f.Sync()
 	if err != nil && !errors.Is(err, fs.ErrClosed) {
-		f.bad = fmt.Errorf("%w (%w)", errSyncedBadly, err)
+		bad := fmt.Errorf("%w (%w)", errSyncedBadly, err)
+		f.bad.Store(&bad)
 	}
 	return markFull(err)
 }

@@ -14,10 +14,10 @@ import (
 // File is an open file of a Disk.
 //
 // Writes go to the end of the file, whoever wrote there last; a File from Open refuses them. Reads begin at the start of
-// the file and keep a position of their own that writing does not move. ReadAt may be called concurrently with itself and
-// with Write, the other methods by one goroutine at a time.
+// the file and keep a position of their own that writing does not move. ReadAt and Sync may be called concurrently with
+// Write, and ReadAt with itself; the other methods by one goroutine at a time.
 //
-// Sync returns nil only once every byte written so far, through any File of the same file, is on the medium. It says
+// Sync returns nil only once every byte written before it was called, through any File of the same file, is on the medium. It says
 // nothing of the file's name: that needs SyncDir. A Sync that failed must never be tried again: the kernel has thrown the
 // unwritten pages' dirty marks away, so that a second Sync answers nil for bytes that are nowhere. Drop the file, say so.
 //
