@@ -96,7 +96,7 @@ func (v *Vault) lockFor(l ledger.Lock) ledger.Lock {
 
 func (s *Session) writeCatalog(ctx context.Context) (snapshot.Root, *roaring.Bitmap, error) {
 	b := snapshot.NewBuilder(s, s.v.ring.BoundaryKey())
-	for e, err := range s.entries(ctx) {
+	for e, err := range ahead(s.entries(ctx)) {
 		if err == nil {
 			err = b.Add(ctx, &e)
 		}

@@ -184,6 +184,9 @@ func Compare(aParent, aName, bParent, bName string) int {
 }
 
 func compareParents(a, b string) int {
+	if a == b { // most often, and cheap to see
+		return 0
+	}
 	n := min(len(a), len(b))
 	for i := range n {
 		x, y := a[i], b[i]
