@@ -2,6 +2,7 @@
 # make build     bin/holdfast, one static file
 # make install   program, unit, user and directories (root); DESTDIR and PREFIX as usual
 # make million   a million entries pulled, listed and restored, with the peak memory of each
+# make index-growth    what a look-up, opening and memory of the index cost at 1, 10 and 50 million chunks; SCRATCH has 10 GB free
 # make bench      us beside rsync, rclone, sftp, restic and borg at full size: hours, 20 GB; make bench-small for a look at the tool
 # make crash-sweep, kill-sweep, flip-sweep, power-cuts, fuzz    the long forms of what `make test` samples
 SHELL := /bin/bash
@@ -15,11 +16,13 @@ PACKAGES    ?= ./...
 TIMEOUT     ?= 22m
 FUZZTIME    ?= 30s
 CUTS        ?= 500
+GROWTH      ?= 1000000,10000000,50000000
+SCRATCH     ?= $(or $(TMPDIR),/tmp)
 
 # sshd is where an ordinary user's PATH does not look.
 export PATH := $(PATH):/usr/sbin:/sbin:$(dir $(GO))
 
-.PHONY: all build install test check vet format lint tools million bench bench-small resume-huge crash-sweep kill-sweep flip-sweep power-cuts fuzz clean
+.PHONY: all build install test check vet format lint tools million index-growth bench bench-small crash-sweep kill-sweep flip-sweep power-cuts fuzz clean
 
 all: build
 
@@ -85,6 +88,9 @@ endef
 million:
 	$(call sweep,Million,./...,HOLDFAST_MILLION=1)
 
+index-growth:
+	HOLDFAST_INDEX_GROWTH=$(GROWTH) HOLDFAST_SCRATCH=$(SCRATCH) $(GO) test -run '^$$' -bench '^BenchmarkGrowth$$' -timeout 3h -v ./vault/index
+
 # What is missing of the other tools is installed when root runs it; BENCH takes flags (go run ./bench -h).
 bench:
 	@mkdir -p bin
@@ -108,10 +114,6 @@ flip-sweep:
 # /usr/local/go and /usr/share pulled from a real sshd and compared; a few bytes edited in a large file.
 real-trees:
 	$(call sweep,SourceComesBack|SmallEdit,./cmd/...,HOLDFAST_SWEEP=full)
-
-# All 100 GiB of a generated file read through seeded cuts of every kind: half an hour and 2 GiB of memory, no disk.
-resume-huge:
-	$(call sweep,CutReadsMoreThanAPackAgain,./vault,HOLDFAST_SWEEP=full)
 
 boot:
 	$(call sweep,RealSystemd,./systemd,GOFLAGS=-tags=boot)

@@ -62,7 +62,8 @@ func (b *bloom) has(id chunk.ID) bool {
 	return true
 }
 
-// layers grow as chunks are added: each is as large as all before it. Warming begins with one that fits.
+// layers grow as chunks are added: each is as large as all before it, and half as large from a million chunks on. Made
+// from keys, there is one that fits.
 type layers struct {
 	list atomic.Pointer[[]*bloom]
 }
@@ -82,7 +83,11 @@ func (l *layers) add(id chunk.ID) {
 		for _, b := range list {
 			sum += b.capacity
 		}
-		last = newBloom(sum)
+		more := sum
+		if sum >= 1<<20 { // where a second layer of the same size would be felt
+			more = sum / 2
+		}
+		last = newBloom(more)
 		grown := append(list[:len(list):len(list)], last)
 		l.list.Store(&grown)
 	}
