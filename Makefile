@@ -22,7 +22,7 @@ SCRATCH     ?= $(or $(TMPDIR),/tmp)
 # sshd is where an ordinary user's PATH does not look.
 export PATH := $(PATH):/usr/sbin:/sbin:$(dir $(GO))
 
-.PHONY: all build install test check vet format lint tools million index-growth bench bench-small crash-sweep kill-sweep flip-sweep power-cuts fuzz clean
+.PHONY: all build install test check vet format lint tools million index-growth bench bench-small resume-huge crash-sweep kill-sweep flip-sweep power-cuts fuzz clean
 
 all: build
 
@@ -114,6 +114,10 @@ flip-sweep:
 # /usr/local/go and /usr/share pulled from a real sshd and compared; a few bytes edited in a large file.
 real-trees:
 	$(call sweep,SourceComesBack|SmallEdit,./cmd/...,HOLDFAST_SWEEP=full)
+
+# All 100 GiB of a generated file read through seeded cuts of every kind: half an hour and 2 GiB of memory, no disk.
+resume-huge:
+	$(call sweep,CutReadsMoreThanAPackAgain,./vault,HOLDFAST_SWEEP=full)
 
 boot:
 	$(call sweep,RealSystemd,./systemd,GOFLAGS=-tags=boot)
