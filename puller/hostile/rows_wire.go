@@ -77,6 +77,13 @@ func answerRows() []Behaviour {
 			}
 			return true
 		}},
+		{Name: "one-open-file", Does: "allows one open file or directory on a channel, and refuses a second with failure", Outcome: Whole, answer: func(s *session, r request) bool {
+			if r.kind != fxOpen && r.kind != fxOpendir || len(s.handles) == 0 {
+				return false
+			}
+			s.status(r.id, failure)
+			return true
+		}},
 		{Name: "close-unanswered-ever", Does: "answers everything of an open file but CLOSE, in the honest part", Outcome: Whole, answer: func(s *session, r request) bool {
 			return r.kind == fxClose && strings.HasPrefix(r.path, Honest+"/sub/")
 		}},

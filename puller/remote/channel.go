@@ -25,13 +25,13 @@ const (
 
 // channel is one SFTP session.
 type channel struct {
-	link    *link
-	stream  *stream
-	sftp    *sftp.Client
-	handles chan struct{} // a slot for each open handle
-	busy    atomic.Int64  // operations in flight
-	warm    atomic.Bool   // the first READ was sent; see readSmall
-	deep    bool          // answers READDIR requests strictly in order, so that several may be in flight
+	link   *link
+	stream *stream
+	sftp   *sftp.Client
+	slots  *slots       // of open handles
+	busy   atomic.Int64 // operations in flight
+	warm   atomic.Bool  // the first READ was sent; see readSmall
+	deep   bool         // answers READDIR requests strictly in order, so that several may be in flight
 }
 
 // errHasty says that no SFTP server answered in time and that it was not asked for an answer to the request to start it.
@@ -58,7 +58,7 @@ func (l *link) openChannel(hasty bool, opened func()) (*channel, error) {
 		raw.Close()
 		return nil, err
 	}
-	c := &channel{link: l, handles: make(chan struct{}, handlesPerChannel)}
+	c := &channel{link: l, slots: newSlots()}
 	c.stream = newStream(raw, channelWriter{raw}, l.source.big, l.dead, l.kill)
 	c.stream.unread = l.source.unread
 	var late atomic.Bool

@@ -33,6 +33,7 @@ const (
 	statusEOF
 	statusNoSuchFile
 	statusPermissionDenied
+	statusFailure // of no particular kind
 )
 
 // Flags of the attributes.

@@ -5,13 +5,14 @@
 // a read asks for an exact number of bytes and gets them or is reported short, and an operation that makes no progress costs the
 // connection that it runs on.
 //
-// What pkg/sftp does here: it opens, reads, stats and closes files and reads links. What it does not do: list directories. It
+// What pkg/sftp does here: it greets, and looks at paths and links. What it does not do: list directories and read files. It
 // gathers a whole listing before it returns, so that a server that never ends one fills the memory, and it cuts names at their last
-// slash, so that "x/.." arrives as "..". Listings therefore go through a small codec of our own which shares the channel
+// slash, so that "x/.." arrives as "..". It asks for one thing at a time, where a small file wants READ, FSTAT and CLOSE in one burst, and
+// copies content once more than it has to. Listings and files therefore go through a small codec of our own which shares the channel
 // with pkg/sftp: its requests carry ids with the highest bit set, and the stream between the channel and pkg/sftp takes out the answers to them.
 //
 //	ssh connection (wire: deadlines, counters, gathered writes)
-//	  +- ssh channel -- stream --+-- own codec: OPENDIR READDIR CLOSE limits@openssh.com
-//	  |                          +-- pkg/sftp:  OPEN READ FSTAT CLOSE LSTAT READLINK
+//	  +- ssh channel -- stream --+-- own codec: OPENDIR READDIR OPEN READ FSTAT CLOSE limits@openssh.com
+//	  |                          +-- pkg/sftp:  LSTAT READLINK
 //	  +- ssh channel -- stream -- ...
 package remote

@@ -14,48 +14,53 @@ type handle struct {
 	path    string
 }
 
-// slot waits until the channel may have one more open file. Whoever got it gives it back.
-func (c *channel) slot(ctx context.Context, path string) error {
-	select {
-	case c.handles <- struct{}{}:
-		return nil
-	case <-ctx.Done():
-		return context.Cause(ctx)
-	case <-c.link.dead:
-		return &lostError{op: "open", path: path, cause: c.link.cause}
-	}
-}
-
 // open opens a file on the channel, within the number of handles that a channel may have.
 func (c *channel) open(ctx context.Context, path string) (*handle, error) {
-	if err := c.slot(ctx, path); err != nil {
-		return nil, err
-	}
-	h := &handle{channel: c, path: path}
-	err := c.do(ctx, "open", path, func() error {
-		const read = 0x1
-		body := make([]byte, 0, 12+len(path))
-		body = binary.BigEndian.AppendUint32(appendString(body, path), read)
-		a, err := c.stream.askBody(packetOpen, binary.BigEndian.AppendUint32(body, 0)) // no attributes
-		if err != nil {
-			return err
-		}
-		defer a.drop()
-		h.raw, err = handleOf(a)
-		return err
-	})
+	const read = 0x1
+	body := make([]byte, 0, 12+len(path))
+	body = binary.BigEndian.AppendUint32(appendString(body, path), read)
+	raw, err := c.openRaw(ctx, "open", packetOpen, path, binary.BigEndian.AppendUint32(body, 0)) // no attributes
 	if err != nil {
-		<-c.handles
 		return nil, err
 	}
-	return h, nil
+	return &handle{channel: c, raw: raw, path: path}, nil
+}
+
+// openRaw sends OPEN or OPENDIR and returns the handle, in a slot of the channel that whoever closes it gives back.
+func (c *channel) openRaw(ctx context.Context, op string, kind byte, path string, body []byte) (raw string, err error) {
+	for tries := 1; ; tries++ {
+		alone, err := c.slots.take(ctx, c.link.dead)
+		if err == errEnded {
+			return "", &lostError{op: op, path: path, cause: c.link.cause}
+		}
+		if err != nil {
+			return "", err
+		}
+		err = c.do(ctx, op, path, func() error {
+			a, err := c.stream.askBody(kind, body)
+			if err != nil {
+				return err
+			}
+			defer a.drop()
+			raw, err = handleOf(a)
+			return err
+		})
+		if err == nil {
+			c.slots.opened()
+			return raw, nil
+		}
+		var r *refusal
+		if again := c.slots.refused(alone, errors.As(err, &r) && r.code == statusFailure); !again || tries == opensMax {
+			return "", err
+		}
+	}
 }
 
 // close gives the handle back without waiting for the answer.
 func (h *handle) close() {
 	h.channel.link.source.background(func(ctx context.Context) {
 		h.channel.closeHandle(ctx, h.path, h.raw)
-		<-h.channel.handles
+		h.channel.slots.give()
 	})
 }
 

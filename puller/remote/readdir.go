@@ -41,12 +41,15 @@ func (s *Source) ReadDir(ctx context.Context, path string) ([]Entry, []NameProbl
 	}
 	l := &listing{source: s, channel: c, path: path}
 	defer l.release()
-	handle, err := l.open(ctx)
+	handle, err := c.openRaw(ctx, "list", packetOpendir, path, appendString(nil, path))
 	if err != nil {
 		return nil, nil, err
 	}
 	err = l.read(ctx, handle)
-	s.background(func(ctx context.Context) { c.closeHandle(ctx, path, handle) })
+	s.background(func(ctx context.Context) {
+		c.closeHandle(ctx, path, handle)
+		c.slots.give()
+	})
 	var limit *LimitError
 	if err != nil && !errors.As(err, &limit) {
 		return nil, nil, err
@@ -80,20 +83,7 @@ type listing struct {
 	dropped  int // problems beyond problemsMax
 }
 
-func (l *listing) open(ctx context.Context) (handle string, err error) {
-	err = l.channel.do(ctx, "list", l.path, func() error {
-		a, err := l.channel.stream.ask(packetOpendir, l.path)
-		if err != nil {
-			return err
-		}
-		defer a.drop()
-		handle, err = handleOf(a)
-		return err
-	})
-	return handle, err
-}
-
-// handleOf reads the answer to OPENDIR.
+// handleOf reads the answer to OPEN or OPENDIR.
 func handleOf(a answer) (string, error) {
 	c := cursor{b: a.body}
 	switch a.kind {

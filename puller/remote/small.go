@@ -199,7 +199,7 @@ func (h *handle) closed(b *burst) {
 	select {
 	case a := <-answers:
 		a.drop()
-		<-h.channel.handles
+		h.channel.slots.give()
 		return
 	default:
 	}
@@ -214,6 +214,6 @@ func (h *handle) closed(b *burst) {
 				return io.ErrClosedPipe
 			}
 		})
-		<-c.handles
+		c.slots.give()
 	})
 }
