@@ -1,10 +1,13 @@
 // Command bench measures holdfast against the tools that people use for the same work, side by side on one machine:
 //
 //	go run ./bench [-rows PATTERNS] [-scale F] [-n N] [-out FILE]
+//	go run ./bench year [-days N] [-files N] [-out FILE]
 //
 // It makes its own source trees, serves them with an sshd of its own, runs every tool in turn on the same work (A B A B), and
 // prints for each row what each tool took and the ratio of us to it, as minimum, median and maximum of paired runs. Nothing
 // outside its own directory is changed, but for packages that it installs when it is root and says so.
+//
+// The second form simulates a year of hourly pulls, of us alone, and shows what grows.
 package main
 
 import (
@@ -38,10 +41,7 @@ type options struct {
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	o, err := parse(os.Args[1:])
-	if err == nil {
-		err = bench(ctx, o)
-	}
+	err := command(ctx, os.Args[1:])
 	stop()
 	if errors.Is(err, flag.ErrHelp) {
 		return
@@ -50,6 +50,21 @@ func main() {
 		fmt.Fprintln(os.Stderr, "bench:", err)
 		os.Exit(1)
 	}
+}
+
+func command(ctx context.Context, args []string) error {
+	if len(args) > 0 && args[0] == "year" {
+		o, err := parseYear(args[1:])
+		if err != nil {
+			return err
+		}
+		return benchYear(ctx, o)
+	}
+	o, err := parse(args)
+	if err != nil {
+		return err
+	}
+	return bench(ctx, o)
 }
 
 func parse(args []string) (options, error) {

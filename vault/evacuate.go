@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"iter"
+	"maps"
 	"slices"
 	"sync/atomic"
 	"time"
@@ -18,11 +19,6 @@ import (
 )
 
 const (
-	// evacuationRoom is what a session may copy for evacuation's sake, catalog included, in bytes of plaintext; to it comes
-	// evacuationFactor times what the source's pulls brought lately, so that evacuation keeps up with whatever comes in.
-	evacuationRoom, evacuationFactor = 256 << 20, 4
-	// evacuationChunks bounds the chunks that one session moves, and with them its memory: about 200 bytes each.
-	evacuationChunks = 64 << 10
 	// evacuationFooters is how many packs a session reads the footer of because nobody remembers what they hold.
 	evacuationFooters = 256
 	// leafEntries and leafBytes estimate what moving a chunk costs in the catalog: the leaf that names it is written anew.
@@ -78,11 +74,18 @@ func (s *Session) planEvacuation(ctx context.Context, now clock.Stamp) *evacuati
 		return nil
 	}
 	// Half is for the content that is known to be used; the rest for leaves of the catalog, and for what is used anew.
-	leave := evacuees(packs, budget/2)
+	leave := s.v.rule().evacuees(packs, budget/2)
 	if len(leave) == 0 {
 		return nil
 	}
 	return &evacuation{packs: roaring.BitmapOf(leave...), budget: int64(budget)}
+}
+
+func (v *Vault) rule() *evacuationRule {
+	if v.o.rule != nil {
+		return v.o.rule
+	}
+	return &defaultRule
 }
 
 // relied gathers what is known of the packs that the current snapshots of a source rely on, and says how much a session of it
@@ -114,14 +117,14 @@ func (v *Vault) relied(ctx context.Context, source string, now clock.Stamp) ([]p
 		return nil, 0, err
 	}
 	var packs []packFacts
-	for _, p := range v.store.Packs() {
-		if n, ok := own[p.Number]; ok {
+	for _, number := range slices.Sorted(maps.Keys(own)) {
+		if p, ok := v.store.Pack(number); ok {
 			packs = append(packs, packFacts{
-				number: p.Number, bytes: uint64(p.Bytes), used: used[p.Number], own: n, pinned: pinned.Contains(p.Number),
+				number: number, bytes: uint64(p.Bytes), used: used[number], own: own[number], pinned: pinned.Contains(number),
 			})
 		}
 	}
-	return packs, evacuationBudget(all, source), v.addContent(ctx, packs)
+	return packs, v.rule().budget(all, source), v.addContent(ctx, packs)
 }
 
 // usedByAll adds to what one source uses of its packs what others do.
@@ -223,8 +226,8 @@ func shortestLock(all []worm.Snapshot, source string) time.Duration {
 	return least
 }
 
-// evacuationBudget is what a session of a source may copy.
-func evacuationBudget(all []worm.Snapshot, source string) uint64 {
+// budget is what a session of a source may copy.
+func (r *evacuationRule) budget(all []worm.Snapshot, source string) uint64 {
 	var brought []uint64
 	for i := range slices.Backward(all) {
 		if all[i].Source == source && len(brought) < lately {
@@ -232,11 +235,11 @@ func evacuationBudget(all []worm.Snapshot, source string) uint64 {
 		}
 	}
 	if len(brought) == 0 {
-		return evacuationRoom
+		return r.room
 	}
 	slices.Sort(brought)
 	// A median: one large pull among small ones is no measure of what comes.
-	return evacuationRoom + evacuationFactor*min(brought[len(brought)/2], 1<<50)
+	return r.room + r.factor*min(brought[len(brought)/2], 1<<50)
 }
 
 // entries gives what the catalog is to hold, in its order. Content in packs that the session evacuates is copied into its own
@@ -265,18 +268,19 @@ func (s *Session) entries(ctx context.Context) iter.Seq2[snapshot.Entry, error] 
 
 // mover copies chunks out of the packs that a session evacuates.
 type mover struct {
-	s     *Session
-	e     *evacuation
-	from  map[chunk.ID]snapshot.Ref // chunks to be copied, as the entries name them
-	to    map[chunk.ID]uint32       // where they lie now
-	room  int64                     // of the budget, for what has not been copied yet
-	entry uint64                    // number of the entry that is looked at
-	leaf  uint64                    // one more than the newest leaf that is counted
+	s      *Session
+	e      *evacuation
+	from   map[chunk.ID]snapshot.Ref // chunks to be copied, as the entries name them
+	to     map[chunk.ID]uint32       // where they lie now
+	room   int64                     // of the budget, for what has not been copied yet
+	entry  uint64                    // number of the entry that is looked at
+	leaf   uint64                    // one more than the newest leaf that is counted
+	chunks int                       // that it may copy
 }
 
 func (s *Session) move(ctx context.Context) (*mover, error) {
 	e := s.p.evac
-	m := &mover{s: s, e: e, from: map[chunk.ID]snapshot.Ref{}, to: map[chunk.ID]uint32{}, room: e.budget - e.spent.Load()}
+	m := &mover{s: s, e: e, from: map[chunk.ID]snapshot.Ref{}, to: map[chunk.ID]uint32{}, room: e.budget - e.spent.Load(), chunks: s.v.rule().chunks}
 	for entry, err := range s.sort.sorted() {
 		if err == nil {
 			err = m.note(ctx, &entry)
@@ -327,7 +331,7 @@ func (m *mover) listed(e *snapshot.Entry) bool {
 }
 
 func (m *mover) want(r *snapshot.Ref) {
-	if !m.e.packs.Contains(r.Pack) || m.room <= 0 || len(m.from) >= evacuationChunks {
+	if !m.e.packs.Contains(r.Pack) || m.room <= 0 || len(m.from) >= m.chunks {
 		return
 	}
 	if _, ok := m.from[r.ID]; !ok {

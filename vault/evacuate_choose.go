@@ -5,18 +5,29 @@ import (
 	"slices"
 )
 
-// The rule of evacuation. docs/ARCHITECTURE.md argues for it and says what it bounds.
-const (
-	// fullBytes is from where on a pack counts as full: half of what packs grow to.
-	fullBytes = 64 << 20
-	// tierFan is how many small packs of one tier are merged, and how much larger those of the next tier are.
-	tierFan = 16
-	// smallTiers is the number of tiers below fullBytes: from 4 MiB, from 256 KiB, and all that is smaller.
-	smallTiers = 3
-	// deadLeast and deadMost bound from how many dead bytes on a pack is worth its evacuation for their sake alone; between
-	// them it is a share (deadShare) of what the source uses.
-	deadLeast, deadMost, deadShare = 1 << 20, 16 << 20, 256
-)
+// smallTiers is the number of tiers of packs that are not full.
+const smallTiers = 3
+
+// evacuationRule says which packs are left. docs/ARCHITECTURE.md argues for it and says what it bounds.
+type evacuationRule struct {
+	// full is from how many bytes on, of those that are used, a pack is full.
+	full uint64
+	// fan is how many small packs of one tier are merged, and how much larger those of the next tier are.
+	fan int
+	// deadLeast and deadMost bound from how many dead bytes on a pack that is mostly dead is left for their sake alone; between
+	// them that is one in deadShare of the bytes that the source uses.
+	deadLeast, deadMost, deadShare uint64
+	// room is what a session may copy, catalog included, in bytes of plaintext; to it comes factor times what the source's
+	// pulls brought lately, so that evacuation keeps up with whatever comes in.
+	room, factor uint64
+	// chunks bounds the chunks that one session moves, and with them its memory: about 200 bytes each.
+	chunks int
+}
+
+// A pack is full at half of what packs grow to. The tiers begin at 4 MiB, at 256 KiB and at nothing.
+var defaultRule = evacuationRule{
+	full: 64 << 20, fan: 16, deadLeast: 1 << 20, deadMost: 16 << 20, deadShare: 256, room: 256 << 20, factor: 4, chunks: 64 << 10,
+}
 
 // packFacts is what is known of a pack that a source's current snapshots rely on.
 type packFacts struct {
@@ -49,10 +60,10 @@ func (p *packFacts) dead() uint64 {
 func (p *packFacts) cost() uint64 { return min(p.own, p.content) }
 
 // tier is 0 for the smallest packs, and smallTiers for full ones.
-func (p *packFacts) tier() int {
-	t, least := smallTiers, uint64(fullBytes)
+func (r *evacuationRule) tier(p *packFacts) int {
+	t, least := smallTiers, r.full
 	for ; t > 0 && p.live() < least; t-- {
-		least /= tierFan
+		least /= uint64(r.fan)
 	}
 	return t
 }
@@ -61,8 +72,8 @@ func (p *packFacts) tier() int {
 // copies out of them stays within room, unless the first pack alone exceeds that.
 //
 // Mostly dead packs come first, those that give most for what they cost before the others. A tier of small packs is
-// drained whole, oldest first, once it has tierFan of them; the tier of the cheapest comes first.
-func evacuees(packs []packFacts, room uint64) (out []uint32) {
+// drained whole, oldest first, once it has fan of them; the tier of the cheapest comes first.
+func (r *evacuationRule) evacuees(packs []packFacts, room uint64) (out []uint32) {
 	var source uint64
 	var candidates []packFacts
 	for _, p := range packs {
@@ -74,8 +85,8 @@ func evacuees(packs []packFacts, room uint64) (out []uint32) {
 			candidates = append(candidates, p)
 		}
 	}
-	worth := min(max(source/deadShare, deadLeast), deadMost)
-	var left uint64 = room
+	worth := min(max(source/r.deadShare, r.deadLeast), r.deadMost)
+	left := room
 	take := func(p *packFacts) bool {
 		if p.cost() > left && len(out) > 0 {
 			return false
@@ -90,7 +101,7 @@ func evacuees(packs []packFacts, room uint64) (out []uint32) {
 		if p.used < p.content/2 && p.dead() >= worth {
 			dead = append(dead, p)
 		} else {
-			tiers[p.tier()] = append(tiers[p.tier()], p)
+			tiers[r.tier(&p)] = append(tiers[r.tier(&p)], p)
 		}
 	}
 	slices.SortFunc(dead, func(a, b packFacts) int {
@@ -101,7 +112,7 @@ func evacuees(packs []packFacts, room uint64) (out []uint32) {
 		take(&dead[i])
 	}
 	for _, tier := range tiers[:smallTiers] {
-		if len(tier) < tierFan {
+		if len(tier) < r.fan {
 			continue
 		}
 		slices.SortFunc(tier, func(a, b packFacts) int { return cmp.Compare(a.number, b.number) })

@@ -53,8 +53,9 @@ type Options struct {
 	// Logf is told, in one sentence each, what recovery did. Nil means nobody listens.
 	Logf func(format string, args ...any)
 
-	disk  durable.Disk // tests: instead of a directory
-	index chunkIndex   // tests: instead of Badger
+	disk  durable.Disk    // tests: instead of a directory
+	index chunkIndex      // tests: instead of Badger
+	rule  *evacuationRule // tests: instead of the default
 }
 
 // chunkIndex is what the vault needs of an index: hints where a chunk lies, and which packs it has seen.

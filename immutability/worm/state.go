@@ -1,6 +1,7 @@
 package worm
 
 import (
+	"cmp"
 	"fmt"
 	"maps"
 	"slices"
@@ -163,12 +164,14 @@ func (st *state) reliable(n uint32) bool {
 
 // live gives the packs that are sealed and not swept, ascending.
 func (st *state) live() []*packState {
-	out := make([]*packState, 0, len(st.packs))
-	for _, n := range slices.Sorted(maps.Keys(st.packs)) {
-		if p := st.packs[n]; !p.swept {
+	var out []*packState
+	for _, p := range st.packs {
+		if !p.swept {
 			out = append(out, p)
 		}
 	}
+	// After years most packs are swept ones.
+	slices.SortFunc(out, func(a, b *packState) int { return cmp.Compare(a.Number, b.Number) })
 	return out
 }
 
