@@ -15,9 +15,18 @@ func ahead[T any](seq iter.Seq2[T, error]) iter.Seq2[T, error] {
 	}
 	return func(yield func(T, error) bool) {
 		parts, enough := make(chan part, batches), make(chan struct{})
+		used := make(chan []T, batches+2) // as many as are ever about, to be filled again
+		empty := func() []T {
+			select {
+			case v := <-used:
+				return v[:0]
+			default:
+				return make([]T, 0, batch)
+			}
+		}
 		go func() {
 			defer close(parts)
-			p := part{values: make([]T, 0, batch)}
+			p := part{values: empty()}
 			for v, err := range seq {
 				if err == nil {
 					p.values = append(p.values, v)
@@ -33,7 +42,7 @@ func ahead[T any](seq iter.Seq2[T, error]) iter.Seq2[T, error] {
 				if err != nil {
 					return
 				}
-				p = part{values: make([]T, 0, batch)}
+				p = part{values: empty()}
 			}
 			select {
 			case parts <- p:
@@ -56,6 +65,7 @@ func ahead[T any](seq iter.Seq2[T, error]) iter.Seq2[T, error] {
 				yield(none, p.err)
 				return
 			}
+			used <- p.values // never blocks: there is room for all
 		}
 	}
 }

@@ -38,6 +38,7 @@ func newSorter(d durable.Disk, ring *keys.Ring, prefix string, budget int) *sort
 }
 
 func (s *sorter) add(e *snapshot.Entry) error {
+	s.grow()
 	off := len(s.arena)
 	s.arena = snapshot.AppendEntry(s.arena, e)
 	s.items = append(s.items, sortItem{parent: e.Parent, name: e.Name, off: off, n: len(s.arena) - off})
@@ -45,6 +46,17 @@ func (s *sorter) add(e *snapshot.Entry) error {
 		return nil
 	}
 	return s.spill()
+}
+
+// grow doubles what is full, since append would copy everything four times on the way.
+func (s *sorter) grow() {
+	const least = 64 << 10 // of encoded entries; a longer one grows by itself
+	if cap(s.arena)-len(s.arena) < least/16 {
+		s.arena = slices.Grow(s.arena, min(max(len(s.arena), least), s.budget-len(s.arena)+least))
+	}
+	if len(s.items) == cap(s.items) {
+		s.items = slices.Grow(s.items, max(len(s.items), 1<<10))
+	}
 }
 
 // sortItems orders the items in memory and drops all but the last of each path.
