@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"iter"
+	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"strings"
@@ -425,6 +426,29 @@ func TestTheFilterHasNoFalseNegativesAndFewFalsePositives(t *testing.T) {
 	}
 	if share := float64(wrong) / n; share > 0.008 {
 		t.Fatalf("%.2f %% false positives in one layer", 100*share)
+	}
+}
+
+// TestTheFilterTakesMoreMemoryThanIsDocumented adds chunks one by one, as a vault does that grows for years.
+func TestTheFilterTakesMoreMemoryThanIsDocumented(t *testing.T) {
+	l := newLayers(0)
+	random := rand.New(rand.NewPCG(3, 4))
+	var id chunk.ID
+	const n = 5_000_000
+	worst := 0.0
+	for i := 1; i <= n; i++ {
+		binary.BigEndian.PutUint64(id[:], random.Uint64())
+		binary.BigEndian.PutUint64(id[8:], random.Uint64())
+		l.add(id)
+		if i > 2<<20 && i%1000 == 0 {
+			worst = max(worst, float64(l.bytes())/float64(i))
+		}
+	}
+	if worst > 2.5 {
+		t.Errorf("%.2f bytes for each chunk", worst)
+	}
+	if layers := len(*l.list.Load()); layers > 12 {
+		t.Errorf("%d layers are asked for each chunk", layers)
 	}
 }
 

@@ -47,7 +47,7 @@ func (x *Index) missed() {
 		return
 	}
 	w.runs.Go(func() {
-		if err := x.WarmFilter(w.ctx); err != nil && w.ctx.Err() == nil {
+		if err := x.WarmFilter(w.ctx); err != nil && !isDamage(err) && w.ctx.Err() == nil {
 			x.o.Logf("index %s: %v", x.dir, err)
 		}
 	})
