@@ -28,7 +28,7 @@ type yearOptions struct {
 	files int
 	dir   string
 	out   string
-	both  bool
+	run   string
 }
 
 // yearMonth is one row of the table.
@@ -46,7 +46,7 @@ func parseYear(args []string) (o yearOptions, err error) {
 	f.IntVar(&o.files, "files", 1000, "small `files` in the tree")
 	f.StringVar(&o.dir, "dir", "/dev/shm", "make the vault in this `directory`, which should be in memory: it is removed at the end")
 	f.StringVar(&o.out, "out", "", "also write the tables to this `file`, as markdown")
-	f.BoolVar(&o.both, "both", true, "again without evacuation")
+	f.StringVar(&o.run, "run", "both", "`with` evacuation, without, or both in turn")
 	if err := f.Parse(args); err != nil {
 		return o, err
 	}
@@ -55,6 +55,8 @@ func parseYear(args []string) (o yearOptions, err error) {
 		return o, fmt.Errorf("what is %q? see -h", f.Arg(0))
 	case o.days < 1 || o.files < 1:
 		return o, fmt.Errorf("-days %d, -files %d: want at least 1 of each", o.days, o.files)
+	case o.run != "with" && o.run != "without" && o.run != "both":
+		return o, fmt.Errorf("-run %q: want with, without or both", o.run)
 	}
 	return o, nil
 }
@@ -69,8 +71,13 @@ func benchYear(ctx context.Context, o yearOptions) (err error) {
 		defer func() { err = errors.Join(err, f.Close()) }()
 		out = io.MultiWriter(os.Stdout, f)
 	}
-	if err := simulateYear(ctx, o, false, out); err != nil || !o.both {
-		return err
+	if o.run != "without" {
+		if err := simulateYear(ctx, o, false, out); err != nil {
+			return err
+		}
+	}
+	if o.run == "with" {
+		return nil
 	}
 	return simulateYear(ctx, o, true, out)
 }

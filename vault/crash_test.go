@@ -63,7 +63,12 @@ func newCrashWorld(t *testing.T) *crashWorld {
 }
 
 func (w *crashWorld) open(ctx context.Context, d *crashdisk.Disk, x *memIndex) (*Vault, error) {
-	return Open(ctx, "", Options{Identities: []*keys.Identity{w.ident}, Clock: w.clock, Workers: 1, disk: d, index: x})
+	return w.openAs(ctx, Options{}, d, x)
+}
+
+func (w *crashWorld) openAs(ctx context.Context, o Options, d *crashdisk.Disk, x *memIndex) (*Vault, error) {
+	o.Identities, o.Clock, o.Workers, o.disk, o.index = []*keys.Identity{w.ident}, w.clock, 1, d, x
+	return Open(ctx, "", o)
 }
 
 // run is what is cut: open, pull, commit, close. It says whether the snapshot was acknowledged.
