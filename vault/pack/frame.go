@@ -168,6 +168,10 @@ func encodeBlock(dst []byte, aead cipher.AEAD, e *Encoder, number uint32, payloa
 	return sealFrame(aead, kindBlock, number, frame)
 }
 
+// DecodeSlack is how many bytes of room more than the payload's length make decompression faster: without them the library
+// copies the last bytes of a block one by one.
+const DecodeSlack = 16
+
 // decodeBlock takes the plaintext of a block apart. The payload is put into dst's storage, from its beginning.
 func decodeBlock(dst []byte, d *Decoder, where string, plain []byte) (payload []byte, chunks []Chunk, err error) {
 	if len(plain) < blockHeadSize {
@@ -197,8 +201,8 @@ func (d *Decoder) expand(dst []byte, codec byte, raw uint32, body []byte) ([]byt
 		}
 		return append(dst[:0], body...), nil
 	case codecZstd:
-		dst = slices.Grow(dst[:0], int(raw))
-		out, err := d.zstd.DecodeAll(body, dst[:0:raw])
+		dst = slices.Grow(dst[:0], int(raw)+DecodeSlack)
+		out, err := d.zstd.DecodeAll(body, dst[:0:int(raw)+DecodeSlack])
 		if err != nil {
 			return nil, fmt.Errorf("its payload cannot be decompressed: %w", err)
 		}

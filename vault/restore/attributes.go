@@ -19,7 +19,10 @@ type place struct {
 	dirfd int
 	name  string
 	fd    int
+	given *owner // that it has already, nil when that is not known
 }
+
+type owner struct{ uid, gid uint32 }
 
 // attributes gives what stands at p the recorded owner, mtime and mode. Owner before mode, since a change of owner clears
 // set-id bits; mode last, since a directory that may not be searched cannot be reached any more.
@@ -57,6 +60,9 @@ func (d *directory) attributes(path string, e *snapshot.Entry, p place) error {
 func (d *directory) own(p place, e *snapshot.Entry) (bool, error) {
 	if e.UID == math.MaxUint32 || e.GID == math.MaxUint32 {
 		return false, nil // the system's word for "leave it as it is"
+	}
+	if p.given != nil && *p.given == (owner{e.UID, e.GID}) {
+		return true, nil
 	}
 	err := again(func() error {
 		return unix.Fchownat(p.dirfd, p.name, int(e.UID), int(e.GID), unix.AT_SYMLINK_NOFOLLOW|p.empty())

@@ -4,6 +4,8 @@ import (
 	"errors"
 	"os"
 	"sync"
+
+	"golang.org/x/sys/unix"
 )
 
 // dirCacheIdle is how many directories stay open that nobody is using.
@@ -22,6 +24,21 @@ type dirHandle struct {
 	path  string
 	f     *os.File
 	users int
+
+	given sync.Once
+	owner *owner // that files made in it have, nil when the system does not tell
+}
+
+// givenTo is the owner of the new file fd, which was made in h. The system is asked for the first one only: for the others it
+// decides likewise, by who we are, by the directory's set-gid bit and by how the file system is mounted.
+func (h *dirHandle) givenTo(fd int) *owner {
+	h.given.Do(func() {
+		var st unix.Stat_t
+		if unix.Fstat(fd, &st) == nil {
+			h.owner = &owner{st.Uid, st.Gid}
+		}
+	})
+	return h.owner
 }
 
 // get returns the open directory at path; put gives it back.

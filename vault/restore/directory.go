@@ -11,6 +11,7 @@ import (
 	"os"
 	"strings"
 	"sync"
+	"sync/atomic"
 
 	"golang.org/x/sys/unix"
 
@@ -210,7 +211,7 @@ func (d *directory) Link(ctx context.Context, path string, e *snapshot.Entry) er
 		if err != nil {
 			return doing(e.Kind.String(), err)
 		}
-		err = d.attributes(path, e, place{dirfd, tmp, -1})
+		err = d.attributes(path, e, place{dirfd, tmp, -1, nil})
 		if err == nil {
 			err = d.publish(dirfd, tmp, name)
 		}
@@ -232,7 +233,7 @@ func (d *directory) Finish(ctx context.Context, path string, e *snapshot.Entry) 
 		return doing("open", err)
 	}
 	defer f.Close()
-	err = d.attributes(path, e, place{int(f.Fd()), "", int(f.Fd())})
+	err = d.attributes(path, e, place{int(f.Fd()), "", int(f.Fd()), nil})
 	if path == "" && !d.mine && errors.Is(err, fs.ErrPermission) {
 		d.note("", "the target itself belongs to somebody else and keeps its attributes")
 		return nil
@@ -261,20 +262,38 @@ func (d *directory) File(ctx context.Context, path string, e *snapshot.Entry) (T
 		d.cache.put(dir)
 		return nil, doing("create", err)
 	}
-	return &localFile{d: d, dir: dir, f: os.NewFile(uintptr(fd), tmp), tmp: tmp, name: name, path: path, entry: e}, nil
+	return &localFile{d: d, dir: dir, fd: fd, tmp: tmp, name: name, path: path, entry: e}, nil
 }
 
-// localFile is a regular file under a temporary name.
+// localFile is a regular file under a temporary name. It is a bare descriptor: os.File would ask the system twice what it is.
 type localFile struct {
 	d         *directory
 	dir       *dirHandle
-	f         *os.File
+	fd        int
 	tmp, name string
 	path      string
 	entry     *snapshot.Entry
+	end       atomic.Int64 // of what has been written
 }
 
-func (l *localFile) WriteAt(p []byte, off int64) (int, error) { return l.f.WriteAt(p, off) }
+func (l *localFile) WriteAt(p []byte, off int64) (n int, err error) {
+	for n < len(p) && err == nil {
+		var m int
+		err = again(func() (err error) {
+			m, err = unix.Pwrite(l.fd, p[n:], off+int64(n))
+			return err
+		})
+		if err == nil && m <= 0 {
+			err = io.ErrShortWrite
+		}
+		n += max(m, 0)
+	}
+	for end := off + int64(n); ; {
+		if was := l.end.Load(); was >= end || l.end.CompareAndSwap(was, end) {
+			return n, err
+		}
+	}
+}
 
 func (l *localFile) Commit() error {
 	err := l.finish()
@@ -287,22 +306,25 @@ func (l *localFile) Commit() error {
 
 func (l *localFile) finish() error {
 	dirfd := int(l.dir.f.Fd())
-	if err := l.f.Truncate(int64(l.entry.Size)); err != nil {
-		l.f.Close()
-		return doing("write", err)
+	if l.end.Load() != int64(l.entry.Size) { // it ends in a hole
+		if err := again(func() error { return unix.Ftruncate(l.fd, int64(l.entry.Size)) }); err != nil {
+			unix.Close(l.fd)
+			return doing("write", err)
+		}
 	}
-	if err := l.d.attributes(l.path, l.entry, place{dirfd, l.tmp, int(l.f.Fd())}); err != nil {
-		l.f.Close()
+	if err := l.d.attributes(l.path, l.entry, place{dirfd, l.tmp, l.fd, l.dir.givenTo(l.fd)}); err != nil {
+		unix.Close(l.fd)
 		return err
 	}
-	if err := l.f.Close(); err != nil { // where some network file systems tell that a write failed
+	// Some network file systems tell here that a write failed. After EINTR it is closed all the same.
+	if err := unix.Close(l.fd); err != nil && err != unix.EINTR {
 		return doing("write", err)
 	}
 	return l.d.publish(dirfd, l.tmp, l.name)
 }
 
 func (l *localFile) Abort() error {
-	err := errors.Join(l.f.Close(), unix.Unlinkat(int(l.dir.f.Fd()), l.tmp, 0))
+	err := errors.Join(unix.Close(l.fd), unix.Unlinkat(int(l.dir.f.Fd()), l.tmp, 0))
 	l.d.cache.put(l.dir)
 	return err
 }

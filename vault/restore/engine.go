@@ -1,11 +1,11 @@
 package restore
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io/fs"
+	"runtime"
 	"slices"
 	"sync"
 
@@ -14,48 +14,45 @@ import (
 	"github.com/holdfast-vault/holdfast/vault/snapshot"
 )
 
-const (
-	workersDefault = 4
-	windowEntries  = 1024    // small files that are put into pack order together
-	segmentBytes   = 8 << 20 // a file larger than this is fetched in parts of this size by several workers
-)
+const segmentBytes = 8 << 20 // a file larger than this is fetched in parts of this size by several workers
 
 // To restores what lies under path into target: the content of a directory goes directly under the target's top, whose
 // attributes become those of the directory; anything else goes there under its own name.
 //
 // An entry that cannot be given back is counted, named and left out, and the restore goes on; at the end the error is an
 // [*Error]. It stops early, with the cause and what failed before, when the catalog cannot be read on, when the target
-// is full and when ctx ends. Memory does not depend on the size of the snapshot, save for a few bytes for each directory
-// that its owner may not write to. All goroutines have ended when To returns.
+// is full and when ctx ends. Memory does not depend on the size of the snapshot (about 50 MiB for what is being put into the
+// order of the packs), save for a few bytes for each directory that its owner may not write to. All goroutines have ended when To returns.
 func To(ctx context.Context, src Source, path string, target Target, o Options) (Report, error) {
 	r := &run{src: src, root: path, target: target, tally: tally{events: o.Events}}
 	workers := o.Workers
 	if workers <= 0 {
-		workers = workersDefault
+		workers = runtime.GOMAXPROCS(0) + 1 // one may wait for the disk
 	}
 	err := r.everything(ctx, workers)
 	return r.tally.report, errors.Join(err, r.tally.report.err())
 }
 
-// run is one restore. The planner's goroutine walks the catalog, makes directories and links, and hands out tasks; the
-// workers do them.
+// run is one restore. The planner's goroutine walks the catalog, makes directories and links, and gathers files in windows; the
+// dispatcher's puts each window into the order of the packs and hands out tasks; the workers do them.
 type run struct {
 	src    Source
 	root   string
 	target Target
 	tally  tally
 
-	window []*snapshot.Entry // planner only: small files not handed out yet
-	made   uint64            // planner only: directories made, the top included
-	tasks  chan task
-	stop   context.CancelCauseFunc // ends the planner and the workers
+	window  *window      // planner only: files not handed over yet
+	made    uint64       // planner only: directories made, the top included
+	windows chan *window // planner to dispatcher
+	tasks   chan task    // dispatcher to workers
+	stop    context.CancelCauseFunc
 }
 
-// task is a whole small file (file nil), or a part of a large one.
+// task is some small files that lie next to each other in a pack, or a part of a large one.
 type task struct {
-	path   string
-	entry  *snapshot.Entry
-	file   *largeFile
+	files []planned
+
+	file   *largeFile // the large one, else nil
 	refs   []snapshot.Ref
 	offset uint64
 }
@@ -79,6 +76,8 @@ func (r *run) everything(ctx context.Context, workers int) error {
 func (r *run) content(ctx context.Context, workers int) error {
 	ctx, r.stop = context.WithCancelCause(ctx)
 	defer r.stop(nil)
+	r.window = &window{}
+	r.windows = make(chan *window)
 	r.tasks = make(chan task, 2*workers)
 	var g errgroup.Group
 	for range workers {
@@ -86,6 +85,10 @@ func (r *run) content(ctx context.Context, workers int) error {
 	}
 	g.Go(func() error {
 		defer close(r.tasks)
+		return r.dispatch(ctx)
+	})
+	g.Go(func() error {
+		defer close(r.windows)
 		return r.plan(ctx)
 	})
 	err := g.Wait()
@@ -108,7 +111,7 @@ func (r *run) place(e *snapshot.Entry) (string, error) {
 func (r *run) plan(ctx context.Context) error {
 	for e, err := range r.src.Walk(ctx, r.root) {
 		if err != nil {
-			return fmt.Errorf("reading the catalog below %q: %w", r.root, err)
+			return errors.Join(r.handOver(ctx), fmt.Errorf("reading the catalog below %q: %w", r.root, err))
 		}
 		p, err := r.place(&e)
 		if err != nil {
@@ -119,7 +122,7 @@ func (r *run) plan(ctx context.Context) error {
 			return err
 		}
 	}
-	return r.flush(ctx)
+	return r.handOver(ctx)
 }
 
 // planEntry returns an error only when the whole restore must stop.
@@ -127,12 +130,8 @@ func (r *run) planEntry(ctx context.Context, p string, e *snapshot.Entry) error 
 	var err error
 	switch e.Kind {
 	case snapshot.File:
-		if e.Size > segmentBytes {
-			return r.planLarge(ctx, p, e)
-		}
-		r.window = append(r.window, e)
-		if len(r.window) == windowEntries {
-			return r.flush(ctx)
+		if r.window.add(e) {
+			return r.handOver(ctx)
 		}
 		return nil
 	case snapshot.Directory:
@@ -172,34 +171,6 @@ func (r *run) failed(ctx context.Context, e *snapshot.Entry, err error) error {
 	return nil
 }
 
-// flush hands the window out, files of one pack together, else in catalog order: neighbours were usually read, and so
-// stored, near each other.
-func (r *run) flush(ctx context.Context) error {
-	slices.SortStableFunc(r.window, func(a, b *snapshot.Entry) int { return cmp.Compare(firstPack(a), firstPack(b)) })
-	for _, e := range r.window {
-		p, err := r.place(e)
-		if err != nil {
-			return err // place accepted it before
-		}
-		if err := r.send(ctx, task{path: p, entry: e}); err != nil {
-			return err
-		}
-	}
-	clear(r.window)
-	r.window = r.window[:0]
-	return nil
-}
-
-func firstPack(e *snapshot.Entry) uint32 {
-	switch {
-	case len(e.Chunks) > 0:
-		return e.Chunks[0].Pack
-	case len(e.ListPacks) > 0:
-		return e.ListPacks[0].Pack
-	}
-	return 0
-}
-
 func (r *run) send(ctx context.Context, t task) error {
 	select {
 	case r.tasks <- t:
@@ -211,13 +182,7 @@ func (r *run) send(ctx context.Context, t task) error {
 
 func (r *run) work(ctx context.Context) error {
 	for t := range r.tasks {
-		var err error
-		if t.file == nil {
-			err = r.small(ctx, t.path, t.entry)
-		} else {
-			err = r.part(ctx, t)
-		}
-		if err := r.failed(ctx, t.entry, err); err != nil {
+		if err := r.do(ctx, t); err != nil {
 			r.stop(err)
 			r.drain()
 			return err
@@ -226,7 +191,24 @@ func (r *run) work(ctx context.Context) error {
 	return nil
 }
 
-// drain lets go of the parts that nobody will write any more, until the planner has seen that all is over.
+// do returns an error only when the whole restore must stop.
+func (r *run) do(ctx context.Context, t task) error {
+	if t.file != nil {
+		return r.failed(ctx, t.file.entry, r.part(ctx, t))
+	}
+	for _, f := range t.files {
+		p, err := r.place(f.entry)
+		if err == nil {
+			err = r.small(ctx, p, f.entry)
+		}
+		if err := r.failed(ctx, f.entry, err); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// drain lets go of the parts that nobody will write any more, until the dispatcher has seen that all is over.
 func (r *run) drain() {
 	for t := range r.tasks {
 		if t.file != nil {
@@ -282,10 +264,25 @@ type writer struct {
 
 // chunk fetches one chunk and writes it behind the last. Beyond the recorded size nothing is written.
 func (w *writer) chunk(ctx context.Context, c Content, ref snapshot.Ref) error {
+	if o, ok := c.(Ordered); ok {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		return o.Use(ctx, ref, func(data []byte) error {
+			if err := sized(data, ref); err != nil {
+				return err
+			}
+			return w.write(data)
+		})
+	}
 	data, err := fetch(ctx, c, ref)
 	if err != nil {
 		return err
 	}
+	return w.write(data)
+}
+
+func (w *writer) write(data []byte) error {
 	if uint64(len(data)) > w.size-w.offset {
 		return fmt.Errorf("%w: more than %d bytes", ErrSize, w.size)
 	}
@@ -304,37 +301,42 @@ func fetch(ctx context.Context, c Content, ref snapshot.Ref) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	if len(data) != int(ref.Size) {
-		return nil, fmt.Errorf("chunk %v: %w: %d bytes of %d", ref.ID, ErrSize, len(data), ref.Size)
-	}
-	return data, nil
+	return data, sized(data, ref)
 }
 
-// largeFile is a file that several workers write. It is begun by the planner; whoever releases it last commits it.
+func sized(data []byte, ref snapshot.Ref) error {
+	if len(data) != int(ref.Size) {
+		return fmt.Errorf("chunk %v: %w: %d bytes of %d", ref.ID, ErrSize, len(data), ref.Size)
+	}
+	return nil
+}
+
+// largeFile is a file that several workers write. It is begun by the dispatcher; whoever releases it last commits it.
 type largeFile struct {
 	run   *run
 	entry *snapshot.Entry
 	f     TargetFile
 
 	mu     sync.Mutex // guards what follows
-	users  int        // the planner and the parts not done
+	users  int        // the dispatcher and the parts not done
 	err    error      // the first failure
 	got    uint64
 	holes  uint64
 	failed bool
 }
 
-// planLarge cuts a large file into parts. The list of its chunks streams past; at most the tasks' channel is held.
-func (r *run) planLarge(ctx context.Context, p string, e *snapshot.Entry) error {
-	if err := r.flush(ctx); err != nil { // keeps catalog order, so that failures and progress read naturally
-		return err
+// large cuts a large file into parts. The list of its chunks streams past; at most the tasks' channel is held.
+func (r *run) large(ctx context.Context, e *snapshot.Entry) error {
+	p, err := r.place(e)
+	if err != nil {
+		return r.failed(ctx, e, err)
 	}
 	f, err := r.target.File(ctx, p, e)
 	if err != nil {
 		return r.failed(ctx, e, err)
 	}
 	l := &largeFile{run: r, entry: e, f: f, users: 1}
-	err = l.cut(ctx, p)
+	err = l.cut(ctx)
 	if err != nil {
 		l.fail(doing("read", err))
 	}
@@ -342,8 +344,8 @@ func (r *run) planLarge(ctx context.Context, p string, e *snapshot.Entry) error 
 }
 
 // cut sends the parts; it stops when one of them has failed.
-func (l *largeFile) cut(ctx context.Context, p string) error {
-	part := task{path: p, entry: l.entry, file: l}
+func (l *largeFile) cut(ctx context.Context) error {
+	part := task{file: l}
 	next, bytes := uint64(0), uint64(0)
 	send := func() error {
 		l.mu.Lock()
@@ -351,7 +353,7 @@ func (l *largeFile) cut(ctx context.Context, p string) error {
 		l.mu.Unlock()
 		if err := l.run.send(ctx, part); err != nil {
 			l.fail(err)
-			return l.release() // never the last: the planner holds one
+			return l.release() // never the last: the dispatcher holds one
 		}
 		part.offset, part.refs, bytes = next, nil, 0
 		return nil
@@ -411,7 +413,7 @@ func (l *largeFile) release() error {
 
 // part writes one part of a large file; the error, if any, is that of the whole file and comes once.
 func (r *run) part(ctx context.Context, t task) error {
-	w := writer{f: t.file.f, size: t.entry.Size, offset: t.offset}
+	w := writer{f: t.file.f, size: t.file.entry.Size, offset: t.offset}
 	for _, ref := range t.refs {
 		if t.file.broken() {
 			break

@@ -40,6 +40,17 @@ type Content interface {
 	Fetch(ctx context.Context, r snapshot.Ref) ([]byte, error)
 }
 
+// Ordered is what a Content may offer besides: then a restore goes through the packs in their order and decodes a block once
+// for all files that lie in it. Both methods are safe for concurrent use.
+type Ordered interface {
+	// Places says in which block of a pack chunks lie: at[i] becomes any number that is greater for a later block and equal for
+	// chunks of one, -1 where that cannot be told.
+	Places(ctx context.Context, pack uint32, refs []snapshot.Ref, at []int64)
+	// Use calls f with the bytes of one chunk, verified as Fetch does. They must not be modified and are valid until f returns.
+	// An error of f is returned as it is.
+	Use(ctx context.Context, r snapshot.Ref, f func(data []byte) error) error
+}
+
 // Source is one snapshot.
 type Source interface {
 	Tree
@@ -61,7 +72,7 @@ func (s treeSource) Content(ctx context.Context, e snapshot.Entry) iter.Seq2[sna
 // Options say how a restore into a directory or another target is done. The zero value is a good one.
 type Options struct {
 	Overwrite bool // the target may hold something already: files and links of the same name are replaced, directories are shared, the rest stays
-	Workers   int  // files or parts of large files restored at once; 0 means 4
+	Workers   int  // blocks of small files, or parts of large ones, restored at once; 0 means one more than there are processors
 	Owner     bool // give entries their recorded uid and gid where the system permits it
 	NoSync    bool // do not ask the system to write everything to the medium before returning
 	Events    Events
