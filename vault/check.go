@@ -60,13 +60,18 @@ func (v *Vault) Check(ctx context.Context, o CheckOptions) (*CheckReport, error)
 	if err := v.needKey(); err != nil {
 		return nil, err
 	}
-	c := &checker{v: v, o: o, rep: &CheckReport{}, lost: map[lostChunk]struct{}{}, known: map[uint32][]uint64{}}
+	c := &checker{v: v, o: o, rep: &CheckReport{}, lost: map[lostChunk]struct{}{}, known: map[uint32][]uint64{}, told: map[uint32]bool{}}
 	// Listed before the packs: what is committed while the check runs may rely on packs that it does not look at.
 	all, err := v.store.Snapshots()
 	if err != nil {
 		return nil, err
 	}
-	c.rep.Damage = v.store.Check(ctx, o.ReadData)
+	c.rep.Damage = v.store.Check(ctx, false) // the packs are read below, once for all that is to be verified
+	for _, d := range c.rep.Damage {
+		if d.Pack != 0 {
+			c.told[d.Pack] = true
+		}
+	}
 	if err := c.packs(ctx); err != nil {
 		return nil, err
 	}
@@ -112,6 +117,10 @@ type checker struct {
 	o   CheckOptions
 	rep *CheckReport
 
+	told   map[uint32]bool // packs that the store's own check has found damaged; not changed while packs are read
+	blocks chan blockToCheck
+	room   buffers
+
 	mu sync.Mutex
 	// known has the readable packs, with the sorted beginnings of the IDs of their chunks: 8 bytes for each chunk of the
 	// vault. IDs are keyed hashes, so two of one pack that begin alike are not to be met.
@@ -138,8 +147,13 @@ func (c *checker) damage(d worm.Damage) {
 func (c *checker) packs(ctx context.Context) error {
 	all := c.v.store.Packs()
 	c.rep.Packs = len(all)
+	atOnce := c.v.o.Workers
+	if c.o.ReadData {
+		defer c.startDecoding()()
+		atOnce = min(atOnce, readAtOnce)
+	}
 	g, ctx := errgroup.WithContext(ctx)
-	g.SetLimit(c.v.o.Workers)
+	g.SetLimit(atOnce)
 	done := 0
 	for _, info := range all {
 		g.Go(func() error {
@@ -164,18 +178,25 @@ func (c *checker) pack(ctx context.Context, info worm.PackInfo) {
 	bad := func(detail string) {
 		c.damage(worm.Damage{What: name, Detail: detail, Pack: info.Number})
 	}
-	f, size, err := c.v.store.OpenPack(info.Number)
+	open := c.v.store.OpenPack
+	if c.o.ReadData {
+		open = c.v.store.OpenPackAnew
+	}
+	f, size, err := open(info.Number)
 	if err != nil {
+		c.readAgain(ctx, info.Number)
 		return // the store's own check has said so
 	}
 	defer f.Close()
 	r, err := pack.Open(f, size, c.v.ring)
 	if err != nil {
+		c.readAgain(ctx, info.Number)
 		c.v.judge(info.Number, err)
 		bad(err.Error())
 		return
 	}
 	if r.Number() != info.Number || r.Vault() != c.v.id {
+		c.readAgain(ctx, info.Number)
 		c.v.judge(info.Number, ErrDamaged)
 		bad(fmt.Sprintf("its header says pack %d of vault %x", r.Number(), r.Vault()))
 		return
@@ -183,27 +204,18 @@ func (c *checker) pack(ctx context.Context, info worm.PackInfo) {
 	footer, err := r.Footer()
 	c.v.judge(info.Number, err)
 	if err != nil {
+		c.readAgain(ctx, info.Number)
 		bad(err.Error())
 		return
 	}
+	var lost []chunk.ID
 	if c.o.ReadData {
-		found, err := r.Verify(ctx)
-		if err != nil && ctx.Err() == nil {
-			bad(err.Error())
-		}
-		for _, d := range found {
-			bad(d.Error())
-		}
+		lost = c.read(ctx, info.Number, r, footer, bad)
 	}
 	var ids []uint64
-	var lost []chunk.ID
 	for i := range footer.Blocks {
-		b := &footer.Blocks[i]
-		for _, ch := range b.Chunks {
+		for _, ch := range footer.Blocks[i].Chunks {
 			ids = append(ids, beginning(ch.ID))
-		}
-		if c.o.ReadData {
-			lost = append(lost, c.block(r, info.Number, b, bad)...)
 		}
 	}
 	c.indexHas(info.Number, footer)

@@ -136,6 +136,39 @@ func (c *checker) packs(ctx context.Context, readData bool) {
 	c.strays(packsDir, names)
 }
 
+// OpenPackAnew opens a sealed pack as OpenPack does, to be read from the medium rather than from the system's cache, where the
+// system can be moved to that.
+func (s *Store) OpenPackAnew(n uint32) (durable.File, int64, error) {
+	_ = s.disk.Forget(packFile(n))
+	return s.OpenPack(n)
+}
+
+// PackRead tells the store the SHA-256, in hexadecimal digits, of a pack that the caller has just read whole, and says whether
+// it is what was sealed. If so, sessions rely on the pack again, should an earlier reading have found it damaged.
+func (s *Store) PackRead(n uint32, sum string) bool {
+	info, ok := s.Pack(n)
+	if !ok || sum != info.SHA256 {
+		return false
+	}
+	(&checker{s: s}).sound(n, true)
+	return true
+}
+
+// CheckPack reads every byte of one pack, as Check does with readData of all, and gives what it finds.
+func (s *Store) CheckPack(ctx context.Context, n uint32) []Damage {
+	info, ok := s.Pack(n)
+	if !ok {
+		return nil
+	}
+	c := checker{s: s}
+	if detail := c.readPack(ctx, info); detail != "" {
+		c.spoiled(n, detail, true)
+	} else if ctx.Err() == nil {
+		c.sound(n, true)
+	}
+	return c.found
+}
+
 // sealedSince says whether a pack that the listing did not show is there now.
 func (c *checker) sealedSince(p PackInfo) bool {
 	info, err := c.s.disk.Stat(packFile(p.Number))
