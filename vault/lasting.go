@@ -47,12 +47,12 @@ func (s *Session) makeLasting() error {
 	return nil
 }
 
-// writeGathered has the gathering block written as it is, and waits until it lies in its pack. Where nearly everything is
-// known it would not fill for hours, and all that the journal has to say would wait for it.
+// writeGathered has the gathering blocks written as they are, and waits until they lie in their packs. Where nearly everything is
+// known they would not fill for hours, and all that the journal has to say would wait for them.
 func (p *packer) writeGathered() error {
 	p.mu.Lock()
-	if p.cur != nil && !p.closed {
-		if err := p.dispatch(); err != nil {
+	if !p.closed {
+		if err := p.dispatchAll(); err != nil {
 			p.mu.Unlock()
 			return p.cause(err)
 		}

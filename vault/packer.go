@@ -16,8 +16,12 @@ import (
 )
 
 const (
-	// aloneBytes is the size from which a chunk is a block of its own: it gains nothing from neighbours.
-	aloneBytes = 256 << 10
+	// noiseTarget is the payload that a block of noise is filled up to: it gains nothing from neighbours, so it may as well
+	// be quick to read.
+	noiseTarget = 1 << 20
+	// lagMax is how many blocks may be begun while another one still gathers. It bounds what a crash costs: the journal
+	// waits for the oldest block.
+	lagMax = 8
 	// blockChunksMax bounds the chunks of one block: of files of a few bytes the table would outgrow the content.
 	blockChunksMax = 4096
 	// packChunksMax bounds the chunks of one pack, and with them what a session holds in memory for the open pack (about
@@ -34,7 +38,7 @@ var errPackerClosed = errors.New("the session has ended")
 
 // packer is the writing half of a session: chunks in, sealed packs out.
 //
-// Stages: put gathers chunks into blocks under mu; workers compress and encrypt blocks; whoever has encoded a block
+// Stages: put gathers chunks into blocks under mu, noise apart from the rest (see kindOf); workers compress and encrypt blocks; whoever has encoded a block
 // appends it to its pack; a full pack is finished, sealed and indexed by a goroutine of its own. Every stage waits for
 // the next one, so memory is bounded by the number of workers. The first error ends everything.
 //
@@ -50,7 +54,7 @@ type packer struct {
 	// mu guards the gathering block, the open pack and the sequence. It may be held while waiting for a worker or for a
 	// seal: neither takes it.
 	mu     sync.Mutex
-	cur    *block
+	cur    [kinds]*block
 	pack   *openPack
 	seq    uint64
 	closed bool
@@ -95,7 +99,6 @@ type block struct {
 	pack    *openPack
 	payload []byte
 	chunks  []pack.Chunk
-	frame   []byte
 }
 
 type openPack struct {
@@ -121,7 +124,7 @@ func (v *Vault) newPacker(ctx context.Context, session string) *packer {
 	p := &packer{
 		v: v, session: session, ctx: ctx, group: group, fail: fail,
 		work:    make(chan *block, 1),
-		free:    make(chan *block, workers+3),
+		free:    make(chan *block, workers+2+kinds),
 		sealing: make(chan struct{}, sealingMax),
 		pending: map[chunk.ID]pendingChunk{}, unsealed: map[*openPack]struct{}{},
 		done: map[uint64]struct{}{},
@@ -154,10 +157,11 @@ func (p *packer) put(id chunk.ID, data []byte) (snapshot.Ref, uint64, bool, erro
 	if ok {
 		return pc.ref, pc.seq, false, nil
 	}
-	if err := p.roomFor(len(data)); err != nil {
+	k := kindOf(data)
+	if err := p.roomFor(k, len(data)); err != nil {
 		return snapshot.Ref{}, 0, false, p.cause(err)
 	}
-	b := p.cur
+	b := p.cur[k]
 	b.chunks = append(b.chunks, pack.Chunk{ID: id, Offset: uint32(len(b.payload)), Size: uint32(len(data))})
 	b.payload = append(b.payload, data...)
 	b.pack.chunks++
@@ -171,8 +175,8 @@ func (p *packer) put(id chunk.ID, data []byte) (snapshot.Ref, uint64, bool, erro
 		p.stats.mu.Unlock()
 	}
 	seq := b.seq
-	if len(b.payload) >= pack.BlockTarget || len(data) >= aloneBytes || len(b.chunks) == blockChunksMax {
-		if err := p.dispatch(); err != nil {
+	if len(b.payload) >= k.target() || len(b.chunks) == blockChunksMax {
+		if err := p.dispatch(k); err != nil {
 			return snapshot.Ref{}, 0, false, p.cause(err)
 		}
 	}
@@ -195,17 +199,17 @@ func (p *packer) known(id chunk.ID, size int) (snapshot.Ref, uint64, bool) {
 	return snapshot.Ref{ID: id, Size: place.Size, Pack: place.Pack}, 0, true
 }
 
-// roomFor makes cur a block that may take n more bytes.
-func (p *packer) roomFor(n int) error {
-	if p.cur != nil && len(p.cur.payload) > 0 && (n >= aloneBytes || len(p.cur.payload)+n > pack.BlockTarget) {
-		if err := p.dispatch(); err != nil {
+// roomFor makes cur[k] a block that may take n more bytes.
+func (p *packer) roomFor(k kind, n int) error {
+	if b := p.cur[k]; b != nil && len(b.payload) > 0 && len(b.payload)+n > k.target() {
+		if err := p.dispatch(k); err != nil {
 			return err
 		}
 	}
-	if p.cur != nil {
+	if p.cur[k] != nil {
 		return nil
 	}
-	if err := p.packFor(chunk.MaxSize); err != nil {
+	if err := p.packFor(pack.BlockTarget); err != nil {
 		return err
 	}
 	var b *block
@@ -220,9 +224,33 @@ func (p *packer) roomFor(n int) error {
 	b.number = p.pack.next
 	p.pack.next++
 	p.pack.blocks++
-	p.pack.inFlight += chunk.MaxSize
+	p.pack.inFlight += pack.BlockTarget
 	p.pack.mu.Unlock()
-	p.cur = b
+	p.cur[k] = b
+	return p.hurry(b.seq)
+}
+
+// hurry sends off a block that gathers slowly while others overtake it.
+func (p *packer) hurry(seq uint64) error {
+	for k, b := range p.cur {
+		if b != nil && b.seq+lagMax < seq {
+			if err := p.dispatch(kind(k)); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// dispatchAll sends off whatever gathers in the open pack.
+func (p *packer) dispatchAll() error {
+	for k, b := range p.cur {
+		if b != nil {
+			if err := p.dispatch(kind(k)); err != nil {
+				return err
+			}
+		}
+	}
 	return nil
 }
 
@@ -235,7 +263,8 @@ func (p *packer) packFor(n int64) error {
 		if !full {
 			return nil
 		}
-		if err := p.finishPack(); err != nil {
+		// A block of the other kind may still gather in this pack, and its seal would wait for it.
+		if err := errors.Join(p.dispatchAll(), p.finishPack()); err != nil {
 			return err
 		}
 	}
@@ -256,13 +285,13 @@ func (p *packer) packFor(n int64) error {
 	return nil
 }
 
-// dispatch hands the gathering block to the workers.
-func (p *packer) dispatch() error {
-	b := p.cur
-	p.cur = nil
+// dispatch hands a gathering block to the workers.
+func (p *packer) dispatch(k kind) error {
+	b := p.cur[k]
+	p.cur[k] = nil
 	// The reservation made when the block was begun shrinks to what it really holds.
 	b.pack.mu.Lock()
-	b.pack.inFlight += int64(len(b.payload)) - chunk.MaxSize
+	b.pack.inFlight += int64(len(b.payload)) - pack.BlockTarget
 	b.pack.mu.Unlock()
 	select {
 	case p.work <- b:
@@ -294,6 +323,7 @@ func (p *packer) finishPack() error {
 
 func (p *packer) encodeBlocks() error {
 	enc := pack.NewEncoder()
+	var frame []byte
 	for {
 		select {
 		case <-p.ctx.Done():
@@ -302,7 +332,8 @@ func (p *packer) encodeBlocks() error {
 			if !ok {
 				return nil
 			}
-			if err := p.encodeBlock(enc, b); err != nil {
+			var err error
+			if frame, err = p.encodeBlock(frame, enc, b); err != nil {
 				p.fail(err)
 				return err
 			}
@@ -310,13 +341,13 @@ func (p *packer) encodeBlocks() error {
 	}
 }
 
-func (p *packer) encodeBlock(enc *pack.Encoder, b *block) error {
+// encodeBlock brings a block into its pack. The frame is built in the storage of the one given, which it returns.
+func (p *packer) encodeBlock(frame []byte, enc *pack.Encoder, b *block) ([]byte, error) {
 	op := b.pack
-	frame, err := op.w.Encode(b.frame[:0], enc, b.number, b.payload, b.chunks)
+	frame, err := op.w.Encode(frame[:0], enc, b.number, b.payload, b.chunks)
 	if err != nil {
-		return fmt.Errorf("pack %d: block %d: %w", op.in.Number, b.number, err)
+		return frame, fmt.Errorf("pack %d: block %d: %w", op.in.Number, b.number, err)
 	}
-	b.frame = frame
 	op.mu.Lock()
 	_, err = op.w.Append(frame, b.number, uint32(len(b.payload)), b.chunks)
 	op.inFlight -= int64(len(b.payload))
@@ -324,7 +355,7 @@ func (p *packer) encodeBlock(enc *pack.Encoder, b *block) error {
 	ready := op.closing && op.blocks == 0
 	op.mu.Unlock()
 	if err != nil {
-		return fmt.Errorf("pack %d: block %d: %w", op.in.Number, b.number, err)
+		return frame, fmt.Errorf("pack %d: block %d: %w", op.in.Number, b.number, err)
 	}
 	seq := b.seq
 	p.free <- b // never blocks: the pool has room for every block
@@ -333,7 +364,7 @@ func (p *packer) encodeBlock(enc *pack.Encoder, b *block) error {
 		// Not here: parity, hash and sync of a full pack would keep this worker from its blocks.
 		p.group.Go(func() error { return p.seal(op) })
 	}
-	return nil
+	return frame, nil
 }
 
 func (p *packer) markWritten(seq uint64) {
@@ -408,10 +439,8 @@ func (p *packer) seal(op *openPack) (err error) {
 func (p *packer) sealAll() error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.cur != nil {
-		if err := p.dispatch(); err != nil {
-			return p.cause(err)
-		}
+	if err := p.dispatchAll(); err != nil {
+		return p.cause(err)
 	}
 	if p.pack != nil {
 		if err := p.finishPack(); err != nil {
@@ -453,7 +482,7 @@ func (p *packer) close(finish bool) error {
 	werr := p.group.Wait()
 	p.fail(errPackerClosed)
 	p.mu.Lock()
-	p.cur, p.pack = nil, nil
+	p.cur, p.pack = [kinds]*block{}, nil
 	p.mu.Unlock()
 	p.leaveUnsealed()
 	if err == nil && werr != nil && !errors.Is(werr, errPackerClosed) {

@@ -133,7 +133,7 @@ func TestFullDiskKeepsVaultShut(t *testing.T) {
 		t.Fatal(err)
 	}
 	s.p.mu.Lock()
-	err = s.p.dispatch()
+	err = s.p.dispatch(kindText)
 	s.p.mu.Unlock()
 	if err != nil {
 		t.Fatal(err)

@@ -117,7 +117,7 @@ const (
 // Sizes. The first two are what a writer aims at, the others are bounds that a reader enforces before it allocates.
 const (
 	TargetBytes = 128 << 20 // a pack is finished once it has grown to this
-	BlockTarget = 1 << 20   // small chunks are gathered into blocks of about this payload
+	BlockTarget = 4 << 20   // chunks are gathered into blocks of up to this payload
 
 	MaxPayload   = 4 << 20   // payload of one block
 	MaxChunks    = 64 << 10  // chunks of one block
