@@ -258,8 +258,8 @@ func (l *link) do(ctx context.Context, read func() uint64, op func(context.Conte
 		if err := l.mend(ctx, epoch, err); err != nil {
 			return &overError{err}
 		}
-		if achieved < progressBytes {
-			strikes++
+		if strikes++; achieved >= progressBytes {
+			strikes = 0 // a huge file over a line that fails now and then must not use them up bit by bit
 		}
 		if strikes < l.job.Retry.Strikes {
 			continue

@@ -105,6 +105,11 @@ func TestRacyFilesAreReadAgain(t *testing.T) {
 		{"unknown clock, eleven minutes old", false, 0, longAgo - 660, false},
 		{"unknown clock, nine minutes old", false, 0, longAgo - 540, true},
 		{"no mtime", true, longAgo, 0, true},
+		{"hours behind, its very second", true, longAgo - 18_000, longAgo - 18_000, true},
+		{"hours behind, a second ago", true, longAgo - 18_000, longAgo - 18_001, false},
+		{"hours ahead, its very second", true, longAgo + 18_000, longAgo + 18_000, true},
+		{"hours ahead, a second ago", true, longAgo + 18_000, longAgo + 17_999, false},
+		{"hours ahead and unknown", false, 0, longAgo + 17_000, true},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			r := newRig(t)

@@ -84,6 +84,8 @@ type target struct {
 	signer     ssh.Signer
 	key        ssh.PublicKey
 	limits     remote.Limits
+
+	connections, channels int // 0: what package remote chooses
 }
 
 func (a target) dial(ctx context.Context) (puller.Remote, error) {
@@ -91,6 +93,7 @@ func (a target) dial(ctx context.Context) (puller.Remote, error) {
 	number, _ := strconv.Atoi(port)
 	s, err := remote.Dial(ctx, remote.Config{
 		User: a.user, Host: host, Port: number, Signers: []ssh.Signer{a.signer}, HostKeys: []ssh.PublicKey{a.key}, Limits: a.limits,
+		Connections: a.connections, Channels: a.channels,
 	})
 	if err != nil {
 		return nil, err
@@ -363,7 +366,27 @@ func TestAnInterruptedPullGoesOnInAnotherProcess(t *testing.T) {
 	if r.Stats.ReadBytes > all-16<<20 || r.Stats.FilesResumed == 0 {
 		t.Errorf("%d of %d bytes were read the third time, %d files resumed", r.Stats.ReadBytes, all, r.Stats.FilesResumed)
 	}
+	if f := s.flags(r, "large"); f != snapshot.Resumed {
+		t.Errorf("the file that was read in parts has flags %b", f)
+	}
+	again := s.job("web1", "/", at)
+	again.Slice = puller.Slice{Days: 1 << 40, Day: 1<<40 - 1} // a share that is nobody's
+	r = s.pull(again)
+	s.whole(r, dir)
+	if f := s.flags(r, "large"); f != 0 || r.Stats.FilesRead < 1 || r.Stats.FilesRead > 3 {
+		t.Errorf("the slow cycle's next pull read %d files, flags %b", r.Stats.FilesRead, f)
+	}
 	s.sound()
+}
+
+// flags are those of one file of a pull's snapshot.
+func (s *store) flags(r puller.Result, path string) snapshot.Flags {
+	s.t.Helper()
+	snap, err := s.v.OpenSnapshot(s.t.Context(), r.Snapshot.ID)
+	must(s.t, err)
+	e, err := snap.Lookup(s.t.Context(), path)
+	must(s.t, err)
+	return e.Flags
 }
 
 func TestDeniedAndVanishedFilesOfARealServer(t *testing.T) {

@@ -6,7 +6,9 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"testing/synctest"
 
+	"github.com/holdfast-vault/holdfast/puller/remote"
 	"github.com/holdfast-vault/holdfast/vault/snapshot"
 )
 
@@ -62,6 +64,34 @@ func TestResumedFileWaitsForItsTurn(t *testing.T) {
 	if r.host.did("read big") != 0 {
 		t.Error("read again on the same day, whole as it is")
 	}
+}
+
+func TestHugeFileUsesUpItsStrikesBitByBit(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newTimedRig(t)
+		r.host.file("big", strings.Repeat("0123456789abcdef", 24<<16))
+		lost, short := 0, false
+		next := 0
+		r.host.hook = func(op, path string) error {
+			var at int
+			if _, err := fmt.Sscanf(path, "big %d", &at); op != "piece" || err != nil || at < next {
+				return nil
+			}
+			if lost++; short {
+				next = at + 3<<19
+			} else {
+				next = at + 1<<19 // a loss soon after a loss: a strike
+			}
+			short = !short
+			return remote.ErrLost
+		}
+		next = 1 << 20
+		result, s := r.pull()
+		s.equals(t, r.host)
+		if result.Stats.ReadBytes != 24<<20 || lost < 12 {
+			t.Errorf("%d bytes for 24 MiB, lost %d times", result.Stats.ReadBytes, lost)
+		}
+	})
 }
 
 func TestPartOfAnotherVersionBecomesTheBeginning(t *testing.T) {

@@ -10,7 +10,7 @@ import (
 
 // Behaviours returns every row. Names are unique.
 func Behaviours() []Behaviour {
-	return slices.Concat(listingRows(), attributeRows(), readingRows(), answerRows(), initRows(), cutRows(), connectionRows(), nuisanceRows())
+	return slices.Concat(listingRows(), attributeRows(), readingRows(), answerRows(), initRows(), limitRows(), cutRows(), connectionRows(), nuisanceRows())
 }
 
 // evilNames makes the listing of the evil directory consist of the given rows.

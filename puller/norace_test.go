@@ -1,0 +1,5 @@
+//go:build !race
+
+package puller_test
+
+const raceEnabled = false
