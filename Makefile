@@ -3,6 +3,7 @@
 # make install   program, unit, user and directories (root); DESTDIR and PREFIX as usual
 # make million   a million entries pulled, listed and restored, with the peak memory of each
 # make index-growth    what a look-up, opening and memory of the index cost at 1, 10 and 50 million chunks; SCRATCH has 10 GB free
+# make year      a simulated year of hourly pulls: what grows, with and without evacuation
 # make bench      us beside rsync, rclone, sftp, restic and borg at full size: hours, 20 GB; make bench-small for a look at the tool
 # make crash-sweep, kill-sweep, flip-sweep, power-cuts, fuzz    the long forms of what `make test` samples
 SHELL := /bin/bash
@@ -22,7 +23,7 @@ SCRATCH     ?= $(or $(TMPDIR),/tmp)
 # sshd is where an ordinary user's PATH does not look.
 export PATH := $(PATH):/usr/sbin:/sbin:$(dir $(GO))
 
-.PHONY: all build install test check vet format lint tools million index-growth bench bench-small resume-huge crash-sweep kill-sweep flip-sweep power-cuts fuzz clean
+.PHONY: all build install test check vet format lint tools million year index-growth bench bench-small resume-huge crash-sweep kill-sweep flip-sweep power-cuts fuzz clean
 
 all: build
 
@@ -93,6 +94,11 @@ million:
 
 index-growth:
 	HOLDFAST_INDEX_GROWTH=$(GROWTH) HOLDFAST_SCRATCH=$(SCRATCH) $(GO) test -run '^$$' -bench '^BenchmarkGrowth$$' -timeout 3h -v ./vault/index
+
+# A simulated year of hourly pulls in memory (2 GB of /dev/shm): what grows and what does not, with and without evacuation.
+year:
+	@mkdir -p bin
+	$(GO) run ./bench year -out bin/year.md $(BENCH)
 
 # What is missing of the other tools is installed when root runs it; BENCH takes flags (go run ./bench -h).
 bench:

@@ -72,6 +72,7 @@ type VaultState struct {
 	LedgerRoot   string           // the Merkle root at that size, base64 as in the checkpoint
 	Packs        uint64           // sealed and not removed
 	PackBytes    uint64
+	DeadBytes    uint64 // of these, what no current snapshot uses
 	LogicalBytes uint64 // of all files of all snapshots, as if each were stored alone
 	UniqueBytes  uint64 // of all chunks held, before compression
 	StoredBytes  uint64 // of all chunks held, compressed and encrypted
@@ -150,13 +151,14 @@ var (
 	ledgerRoot   = gauge("ledger_root_info", "Merkle root of the ledger at its present size; always 1.", "root")
 	packs        = gauge("packs", "Sealed packs in the vault.")
 	packBytes    = gauge("pack_bytes", "Bytes of the sealed packs.")
+	deadBytes    = gauge("pinned_dead_bytes", "Bytes of the sealed packs that the newest snapshots do not use: locks keep them, or they wait for their evacuation.")
 	dedupRatio   = gauge("dedup_ratio", "Bytes of all files of all snapshots, divided by the bytes of the chunks that hold them before compression; 1 for an empty vault.")
 	compression  = gauge("compression_ratio", "Bytes of the chunks before compression, divided by their bytes in the packs; 1 for an empty vault.")
 	buildInfo    = gauge("build_info", "The running program; always 1.", "version", "revision", "goversion")
 
 	bySource = []series{lastSuccess, lastAttempt, rpoAge, pullDuration, pullFiles, pullRead, pullNew, pullStored, pullPartial, errorsTotal,
 		running, runBegan, runFiles, runAllFiles, runDone, runAll, runRead, runRate, runNew, runKnown, runLeft}
-	ofVault = []series{locks, nextExpiry, ledgerSize, ledgerRoot, packs, packBytes, dedupRatio, compression, buildInfo}
+	ofVault = []series{locks, nextExpiry, ledgerSize, ledgerRoot, packs, packBytes, deadBytes, dedupRatio, compression, buildInfo}
 )
 
 // collector turns one State into series. It has no state of its own.
@@ -274,6 +276,7 @@ func (p page) vault(v VaultState) {
 	p.put(ledgerRoot, 1, label(v.LedgerRoot))
 	p.put(packs, float64(v.Packs))
 	p.put(packBytes, float64(v.PackBytes))
+	p.put(deadBytes, float64(v.DeadBytes))
 	p.put(dedupRatio, ratio(v.LogicalBytes, v.UniqueBytes))
 	p.put(compression, ratio(v.UniqueBytes, v.StoredBytes))
 }

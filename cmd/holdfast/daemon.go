@@ -86,9 +86,10 @@ func (d *daemonState) Vault() metrics.VaultState {
 	for _, mode := range []ledger.Mode{ledger.Governance, ledger.Compliance} {
 		s.Locks[string(mode)] = metrics.Locks{}
 	}
-	for _, p := range store.Packs() {
-		s.Packs++
-		s.PackBytes += uint64(p.Bytes)
+	if u, err := d.h.v.PackUsage(); err == nil {
+		s.Packs, s.PackBytes, s.DeadBytes = u.Packs, u.Bytes, u.DeadBytes
+	} else {
+		d.log.Error("metrics: packs", "error", err)
 	}
 	all, err := store.Snapshots()
 	if err != nil {

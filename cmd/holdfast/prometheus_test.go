@@ -33,6 +33,7 @@ var promised = []string{
 	`holdfast_ledger_root_info{root="`,
 	`holdfast_packs`,
 	`holdfast_pack_bytes`,
+	`holdfast_pinned_dead_bytes`,
 	`holdfast_dedup_ratio`,
 	`holdfast_compression_ratio`,
 	`holdfast_build_info{`,
