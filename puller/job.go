@@ -132,7 +132,7 @@ type Job struct {
 	// and the session take comes on top and is theirs to bound. 0 means 256 MiB; less than 64 MiB counts as that.
 	Memory int64
 
-	Walkers int // directories in flight; 0 means a quarter of Readers, within 16 and 512
+	Walkers int // directories in flight; 0 means a quarter of the Readers beyond 384, within 16 and 512
 	Readers int // files in flight; 0 means what the Remote suggests (Parallel() int), else 64
 
 	Now   func() time.Time                                 // the vault's wall clock; nil means time.Now

@@ -253,12 +253,13 @@ func (p *pull) readers() int {
 	return 64
 }
 
-// walkers is how many directories are in flight.
+// walkers is how many directories are in flight: few on a short line, where some hundreds of readers are there for the processors' sake, and files of one
+// directory should stay together.
 func (p *pull) walkers() int {
 	if p.job.Walkers > 0 {
 		return p.job.Walkers
 	}
-	return min(max(p.readers()/4, 16), walkersMax)
+	return min(max((p.readers()-384)/4, 16), walkersMax)
 }
 
 // lookAtClock looks at the source's clock, beside the walk: no content is read before that is done, which is what it is for.

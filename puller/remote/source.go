@@ -124,9 +124,10 @@ func (s *Source) ServerVersion() string { return string(s.first.client.ServerVer
 func (s *Source) RTT() time.Duration { return s.first.trip() }
 
 // Parallel is how many operations on small files or directories should be in flight: enough for 12,000 files a second over the
-// round trip, within what the channels bear.
+// round trip, within what the channels bear. On a short line it is some hundreds: while all processors compress, the network is looked at every few
+// milliseconds only, and whoever has little in flight then waits for it most of the time.
 func (s *Source) Parallel() int {
-	const filesPerSecond = 12000
+	const filesPerSecond, least = 12000, 512
 	n := int(2 * s.RTT().Seconds() * filesPerSecond)
 	connections, channels := s.shape()
 	s.mu.Lock()
@@ -134,7 +135,7 @@ func (s *Source) Parallel() int {
 	if s.want > 0 {
 		connections = s.want // some were refused
 	}
-	return max(64, min(n, (handlesPerChannel-50)*connections*channels))
+	return min(max(n, least), (handlesPerChannel-50)*connections*channels)
 }
 
 // Lstat returns the attributes of path itself, not following a link.
