@@ -51,14 +51,16 @@ func (a *app) restore(ctx context.Context, address, to string, o restore.Options
 		line.w = a.err
 	}
 	o.Events = restore.Events{
-		Progress: func(p restore.Progress) {
-			rate := uint64(float64(p.Bytes) / max(time.Since(start).Seconds(), 0.001))
-			line.show(fmt.Sprintf("restore: %d files, %s, %s/s", p.Files, humanize.IBytes(p.Bytes), humanize.IBytes(rate)))
-		},
 		Note: func(path, text string) {
 			line.end()
 			fmt.Fprintf(a.err, "holdfast: note: %s: %s\n", printable(path), printable(text))
 		},
+	}
+	if line.w != nil { // a line for each file costs more than many a file
+		o.Events.Progress = func(p restore.Progress) {
+			rate := uint64(float64(p.Bytes) / max(time.Since(start).Seconds(), 0.001))
+			line.show(fmt.Sprintf("restore: %d files, %s, %s/s", p.Files, humanize.IBytes(p.Bytes), humanize.IBytes(rate)))
+		}
 	}
 	dir, err := a.vaultDir()
 	if err != nil {
