@@ -53,8 +53,8 @@ func parseYear(args []string) (o yearOptions, err error) {
 	switch {
 	case f.NArg() > 0:
 		return o, fmt.Errorf("what is %q? see -h", f.Arg(0))
-	case o.days < 1 || o.files < 1:
-		return o, fmt.Errorf("-days %d, -files %d: want at least 1 of each", o.days, o.files)
+	case o.days < 1 || o.files < 100:
+		return o, fmt.Errorf("-days %d, -files %d: want at least 1 and 100", o.days, o.files)
 	case o.run != "with" && o.run != "without" && o.run != "both":
 		return o, fmt.Errorf("-run %q: want with, without or both", o.run)
 	}
@@ -186,28 +186,36 @@ func (t *yearTree) database(i, pages int) {
 	t.files[fmt.Sprintf("db/%d", i)] = yearFile{version: t.stamp(), size: yearPages * yearPage, content: t.bases[i]}
 }
 
-// hour changes what an hour changes: one file in 500, one in 2,000 is new and one gone, the log is longer; once a day two pages
-// of a database; a hundredth of all once a day.
+// hour changes what an hour changes: two of the twentieth of the files that are hot; every fourth time any one; every tenth
+// time a file is new, and every twentieth one is gone; the log is longer. Once a week a hundredth of all changes, and two pages
+// of a database.
 func (t *yearTree) hour(hour int) {
 	n := len(t.paths)
-	changes := max(1, n/500)
-	if hour%24 == 3 {
-		changes += n / 100
+	for range 2 {
+		t.change(t.r.IntN(max(1, n/20)))
 	}
-	for range changes {
-		p := t.paths[t.r.IntN(n)]
-		t.files[p] = yearFile{version: t.stamp(), size: t.size()}
+	if t.r.IntN(4) == 0 {
+		t.change(t.r.IntN(n))
 	}
-	if t.r.IntN(2000) < n {
+	if t.r.IntN(10) == 0 {
+		t.add()
+	}
+	if t.r.IntN(20) == 0 {
 		i := t.r.IntN(n)
 		delete(t.files, t.paths[i])
 		t.paths = slices.Delete(t.paths, i, i+1)
-		t.add()
 	}
 	t.files["log/current"] = yearFile{version: t.stamp(), size: 2000 + hour%24*1500}
-	if hour == 5 {
+	if hour%(7*24) == 3 {
+		for range n / 100 {
+			t.change(t.r.IntN(n - 1))
+		}
 		t.database(t.r.IntN(yearDatabase), 2)
 	}
+}
+
+func (t *yearTree) change(i int) {
+	t.files[t.paths[i]] = yearFile{version: t.stamp(), size: t.size()}
 }
 
 func (f yearFile) read() []byte {
@@ -244,7 +252,7 @@ type year struct {
 func (y *year) run(ctx context.Context, days int) (rows []yearMonth, err error) {
 	for day := 1; day <= days; day++ {
 		for hour := range 24 {
-			y.tree.hour(hour)
+			y.tree.hour(day*24 + hour)
 			if err := y.pull(ctx); err != nil {
 				return rows, fmt.Errorf("day %d, hour %d: %w", day, hour, err)
 			}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"iter"
 	"maps"
+	"math"
 	"slices"
 	"sync/atomic"
 	"time"
@@ -136,6 +137,7 @@ func (v *Vault) usedByAll(ctx context.Context, own map[uint32]uint64, others []*
 		used[number] = n
 	}
 	sources := map[string]map[uint32]uint64{}
+	whole := roaring.New()
 	for _, info := range others {
 		packs, err := info.Head.PackSet()
 		if err != nil {
@@ -145,14 +147,23 @@ func (v *Vault) usedByAll(ctx context.Context, own map[uint32]uint64, others []*
 			continue
 		}
 		uses, err := v.uses(ctx, info)
+		if ctx.Err() != nil {
+			return nil, ctx.Err()
+		}
 		if err != nil {
-			return nil, err
+			// Trouble with another source's catalog is not this one's: what they share counts as used.
+			v.o.Logf("evacuation: %v", err)
+			whole.Or(packs)
+			continue
 		}
 		sources[info.Source] = atLeast(sources[info.Source], uses)
 	}
-	for _, uses := range sources {
-		for number := range own {
+	for number := range own {
+		for _, uses := range sources {
 			used[number] += uses[number]
+		}
+		if whole.Contains(number) {
+			used[number] = math.MaxUint64
 		}
 	}
 	return used, nil

@@ -3,7 +3,9 @@ package vault
 import (
 	"context"
 	"fmt"
+	"maps"
 	"math/rand/v2"
+	"slices"
 	"testing"
 	"time"
 
@@ -131,7 +133,8 @@ func (s *source) record(ctx context.Context, session *Session, stop func() bool)
 		return err
 	}
 	dirs := map[string]bool{"": true}
-	for path, v := range s.files {
+	for _, path := range slices.Sorted(maps.Keys(s.files)) {
+		v := s.files[path]
 		if stop != nil && stop() {
 			return nil
 		}
