@@ -95,7 +95,7 @@ million:
 index-growth:
 	HOLDFAST_INDEX_GROWTH=$(GROWTH) HOLDFAST_SCRATCH=$(SCRATCH) $(GO) test -run '^$$' -bench '^BenchmarkGrowth$$' -timeout 3h -v ./vault/index
 
-# A simulated year of hourly pulls in memory (2 GB of /dev/shm): what grows and what does not, with and without evacuation.
+# A simulated year of hourly pulls in memory (half a GB of /dev/shm): what grows and what does not, with and without evacuation.
 year:
 	@mkdir -p bin
 	$(GO) run ./bench year -out bin/year.md $(BENCH)
