@@ -333,7 +333,7 @@ func TestHostileLengthsCostNoMemory(t *testing.T) {
 		"chunks too short":  "00" + "00000005" + "00000001" + row + "0000000000",
 		"raw too short":     "00" + "00000004" + "00000001" + row + "000000",
 		"raw too long":      "00" + "00000004" + "00000001" + row + "0000000000",
-		"no codec":          "02" + "00000004" + "00000001" + row + "00000000",
+		"no codec":          "03" + "00000004" + "00000001" + row + "00000000",
 		"not zstd":          "01" + "00000004" + "00000001" + row + "00000000",
 		"cut":               "0000",
 		"nothing":           "",

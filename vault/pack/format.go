@@ -58,7 +58,7 @@ import (
 //
 // Plaintext of a block (at least one chunk; the payload is the chunks one behind the other):
 //
-//	0   1  codec: 0 payload as it is, 1 zstd
+//	0   1  codec: 0 payload as it is, 1 zstd, 2 text and noise apart (see cells.go)
 //	1   4  length of the payload before compression
 //	5   4  chunks
 //	9  36  of each chunk: ID (32), length (4)
@@ -103,8 +103,9 @@ const (
 	kindBlock  = 'B'
 	kindFooter = 'F'
 
-	codecRaw  = 0
-	codecZstd = 1
+	codecRaw   = 0
+	codecZstd  = 1
+	codecApart = 2
 
 	blockHeadSize   = 9
 	footerHeadSize  = 4

@@ -13,7 +13,9 @@ import (
 // Encoder compresses blocks. It holds buffers of some megabytes and is not safe for concurrent use: each goroutine
 // makes its own and keeps it.
 type Encoder struct {
-	zstd *zstd.Encoder
+	zstd     *zstd.Encoder
+	cells    cells
+	gathered []byte
 }
 
 // NewEncoder returns an Encoder.
@@ -31,8 +33,10 @@ func NewEncoder() *Encoder {
 // Decoder decompresses blocks. It holds the frame that it reads and is not safe for concurrent use: each goroutine
 // makes its own and keeps it.
 type Decoder struct {
-	zstd  *zstd.Decoder
-	frame []byte
+	zstd     *zstd.Decoder
+	frame    []byte
+	cells    cells
+	gathered []byte
 }
 
 // NewDecoder returns a Decoder.
@@ -155,16 +159,13 @@ func readChunkRows(where string, chunks []Chunk, rows []byte, raw uint32) error 
 // encodeBlock builds the frame of a block in dst's storage, from its beginning.
 func encodeBlock(dst []byte, aead cipher.AEAD, e *Encoder, number uint32, payload []byte, chunks []Chunk) []byte {
 	head := frameHeaderSize + blockHeadSize + len(chunks)*chunkRowSize
-	frame := slices.Grow(dst[:0], head+len(payload)+len(payload)/128+512+tagSize)[:frameHeaderSize]
-	frame = append(frame, codecZstd)
+	frame := slices.Grow(dst[:0], head+len(payload)+len(payload)/128+1024+tagSize)[:frameHeaderSize]
+	frame = append(frame, codecRaw)
 	frame = order.AppendUint32(frame, uint32(len(payload)))
 	frame = order.AppendUint32(frame, uint32(len(chunks)))
 	frame = appendChunkRows(frame, chunks)
-	frame = e.zstd.EncodeAll(payload, frame)
-	if len(frame)-head >= len(payload) {
-		frame[frameHeaderSize] = codecRaw
-		frame = append(frame[:head], payload...)
-	}
+	frame, codec := e.compress(frame, payload)
+	frame[frameHeaderSize] = codec
 	return sealFrame(aead, kindBlock, number, frame)
 }
 
@@ -210,6 +211,8 @@ func (d *Decoder) expand(dst []byte, codec byte, raw uint32, body []byte) ([]byt
 			return nil, fmt.Errorf("its payload decompresses to %d bytes and should have %d", len(out), raw)
 		}
 		return out, nil
+	case codecApart:
+		return d.merge(dst, int(raw), body)
 	}
 	return nil, fmt.Errorf("codec %d does not exist", codec)
 }

@@ -197,7 +197,7 @@ func FuzzFrameHeader(f *testing.F) {
 // FuzzBlock gives any plaintext to the block parser, as somebody with the key could.
 func FuzzBlock(f *testing.F) {
 	w := begin(f, new(memory), false)
-	for _, b := range someBlocks() {
+	for _, b := range append(someBlocks(), blockOf(9, turns(9_000, 2048))) {
 		frame, err := w.Encode(nil, NewEncoder(), b.number, b.payload, b.chunks)
 		if err != nil {
 			f.Fatal(err)
