@@ -16,6 +16,8 @@ var floors = []arrow{
 	{"puller", "vault", "a pull fills a session"},
 	{"puller", "immutability", "a commit names its lock, and a snapshot its head, in the ledger's and in reliance's words"},
 	{"vault", "immutability", "sealed files, locks and the commit point are not the vault's to decide"},
+	{"bench", "vault", "a simulated year of pulls fills sessions and has no source"},
+	{"bench", "immutability", "a simulated year has a clock of its own"},
 }
 
 // rooms: arrows between packages of one floor.

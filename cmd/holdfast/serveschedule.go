@@ -76,6 +76,7 @@ func (s *server) goOn(source string) (src config.Source, changed <-chan struct{}
 
 func (s *server) pullOnSchedule(ctx context.Context, name string, key [32]byte) {
 	var h schedule.History
+	cycle := slowCycle{days: rereadDays, key: key}
 	if begin, ok := s.state.lastAttempt(name); ok {
 		h.LastBegin, h.LastEnd = begin, begin
 	}
@@ -94,12 +95,14 @@ func (s *server) pullOnSchedule(ctx context.Context, name string, key [32]byte) 
 			continue
 		}
 		h.LastBegin = time.Now()
-		err := s.pullNow(ctx, src, key)
+		today := h.LastBegin.Unix() / 86400
+		err := s.pullNow(ctx, src, cycle.due(today))
 		h.LastEnd = time.Now()
 		done()
 		h.Failures++
 		if err == nil {
 			h.Failures = 0
+			cycle.done = today
 		}
 	}
 }
@@ -123,11 +126,27 @@ func (s *server) turn(ctx context.Context, changed <-chan struct{}) (done func()
 	}, true
 }
 
+// slowCycle gives each day's share of the unchanged files to one pull of the day: a source that is pulled every hour would
+// read the same share all day. A daemon that starts again reads the day's share once more.
+type slowCycle struct {
+	days int
+	key  [32]byte
+	done int64 // the day whose share was read; days since 1970
+}
+
+// due is what a pull on that day reads again besides what changed.
+func (c slowCycle) due(day int64) puller.Slice {
+	if c.done == day {
+		return puller.Slice{}
+	}
+	return puller.Slice{Days: c.days, Day: day, Key: c.key}
+}
+
 // pullNow makes one pull of the schedule.
-func (s *server) pullNow(ctx context.Context, src config.Source, key [32]byte) error {
+func (s *server) pullNow(ctx context.Context, src config.Source, slice puller.Slice) error {
 	_, err := s.h.pull(ctx, pullRequest{
 		source: src, lock: s.h.lockFor(src, noLockAsked),
-		slice: puller.Slice{Days: rereadDays, Day: time.Now().Unix() / 86400, Key: key},
+		slice: slice,
 		events: puller.Events{Lost: func(err error, wait time.Duration) {
 			s.log.Warn("connection lost", "source", src.Name, "error", fmt.Sprintf("%q", err.Error()), "again_in", wait)
 		}},
