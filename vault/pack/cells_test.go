@@ -140,3 +140,23 @@ func TestBytesOfABlockThatIsApart(t *testing.T) {
 		t.Errorf("codec %d: %s", codec, hex.EncodeToString(got[:64]))
 	}
 }
+
+// TestDecodingLosesSomeOfTheRoom: whoever lends room for blocks uses it again, and knows by its size where it belongs.
+func TestDecodingLosesSomeOfTheRoom(t *testing.T) {
+	for name, payload := range map[string][]byte{"text": text(300_000), "noise": noise(1, 300_000), "both": turns(300_000, 12<<10, 12<<10)} {
+		b := blockOf(0, payload)
+		r := opened(t, written(t, true, b))
+		f, err := r.Footer()
+		if err != nil {
+			t.Fatal(err)
+		}
+		room := make([]byte, 0, 512<<10)
+		got, _, err := r.ReadBlock(room, NewDecoder(), f.Blocks[0].Offset, f.Blocks[0].Stored)
+		if err != nil || !bytes.Equal(got, payload) {
+			t.Fatalf("%s: %d bytes, %v", name, len(got), err)
+		}
+		if cap(got) != cap(room) || &got[0] != &room[:1][0] {
+			t.Errorf("%s: %d bytes of room became %d", name, cap(room), cap(got))
+		}
+	}
+}
