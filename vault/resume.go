@@ -39,8 +39,9 @@ type progress struct {
 const resumeFramesMax = 8
 
 // loadResume reads the journals of a session directory. have says whether a chunk can be relied on and where it lies
-// now; what it does not have is dropped, and will be read from the source again.
-func loadResume(d durable.Disk, dir string, ring *keys.Ring, have func(snapshot.Ref) (snapshot.Ref, bool), logf func(string, ...any)) (*resumeTable, error) {
+// now; what it does not have is dropped, and will be read from the source again. memory bounds the bytes of entries that are
+// being sorted.
+func loadResume(d durable.Disk, dir string, ring *keys.Ring, memory int, have func(snapshot.Ref) (snapshot.Ref, bool), logf func(string, ...any)) (*resumeTable, error) {
 	entries, err := d.ReadDir(dir)
 	if err != nil {
 		return nil, fmt.Errorf("session %s: %w", dir, err)
@@ -55,7 +56,7 @@ func loadResume(d durable.Disk, dir string, ring *keys.Ring, have func(snapshot.
 			}
 		}
 	}
-	s := newSorter(d, ring, dir+"/resume-run-", budgetOf(0).sorter)
+	s := newSorter(d, ring, dir+"/resume-run-", memory)
 	for _, de := range entries { // ReadDir sorts: older journals first
 		name := de.Name()
 		if !strings.HasPrefix(name, "journal-") {

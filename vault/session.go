@@ -186,7 +186,7 @@ func (s *Session) prepare(ctx context.Context, now time.Time, resumed bool) (err
 		return err
 	}
 	if resumed {
-		if s.resume, err = loadResume(v.disk, s.dir, v.ring, s.relyOn, v.o.Logf); err != nil {
+		if s.resume, err = loadResume(v.disk, s.dir, v.ring, v.budget.sorter, s.relyOn, v.o.Logf); err != nil {
 			return err
 		}
 	}
