@@ -218,7 +218,7 @@ func (c *checker) pack(ctx context.Context, info worm.PackInfo) {
 			ids = append(ids, beginning(ch.ID))
 		}
 	}
-	c.indexHas(info.Number, footer)
+	c.indexHas(ctx, info.Number, footer)
 	slices.Sort(ids)
 	ids = slices.Clip(ids)
 	c.mu.Lock()
@@ -256,7 +256,10 @@ func (c *checker) block(r *pack.Reader, number uint32, b *pack.Block, bad func(s
 
 // indexHas compares the index with one footer. A chunk may lie in several packs; any place will do that is right. A pack
 // that was sealed just now, or that was swept meanwhile, says nothing about the index.
-func (c *checker) indexHas(number uint32, f *pack.Footer) {
+//
+// The index remembers one pack for each chunk. If that has gone and this one has not (it was evacuated, and is kept longer
+// than the copy), the chunk is unknown and nothing is wrong: the pack is added again. Verify finds what is.
+func (c *checker) indexHas(ctx context.Context, number uint32, f *pack.Footer) {
 	if c.v.o.ReadOnly {
 		return
 	}
@@ -266,24 +269,43 @@ func (c *checker) indexHas(number uint32, f *pack.Footer) {
 		c.mu.Unlock()
 		return
 	}
+	known, right := c.inIndex(number, f)
+	if known && right {
+		return
+	}
+	if _, still := c.v.store.Pack(number); !still {
+		return
+	}
+	wrong := fmt.Sprintf("it does not know where in pack %d some chunks lie", number)
+	if right {
+		err := c.v.indexPack(ctx, number, indexEntries(number, f))
+		if err == nil || ctx.Err() != nil {
+			c.v.o.Logf("index: pack %d is added again: of some of its chunks only packs were known that are gone", number)
+			return
+		}
+		wrong = err.Error()
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.wrong == "" {
+		c.wrong = wrong
+	}
+}
+
+// inIndex says whether the index knows all chunks of a pack, and whether what it knows of them is right.
+func (c *checker) inIndex(number uint32, f *pack.Footer) (known, right bool) {
+	known = true
 	for i := range f.Blocks {
 		b := &f.Blocks[i]
 		for _, ch := range b.Chunks {
 			p, ok := c.v.lookup(ch.ID)
-			if ok && (p.Pack != number || p.Offset == b.Offset && p.Stored == b.Stored && p.InBlock == ch.Offset && p.Size == ch.Size) {
-				continue
+			known = known && ok
+			if ok && p.Pack == number && (p.Offset != b.Offset || p.Stored != b.Stored || p.InBlock != ch.Offset || p.Size != ch.Size) {
+				return known, false
 			}
-			if _, still := c.v.store.Pack(number); !still {
-				return
-			}
-			c.mu.Lock()
-			if c.wrong == "" {
-				c.wrong = fmt.Sprintf("it does not know where in pack %d chunk %s lies", number, ch.ID)
-			}
-			c.mu.Unlock()
-			return
 		}
 	}
+	return known, true
 }
 
 // snapshots walks every catalog: each chunk must lie in the pack that is named for it, and the packs named must be those
