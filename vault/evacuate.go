@@ -42,14 +42,17 @@ func (e *evacuation) leaves(pack uint32) bool {
 	return e != nil && e.packs.Contains(pack) && e.spent.Load() < e.budget
 }
 
-// moved notes a chunk that was stored and says whether that was for evacuation's sake: then it is no new content.
-func (p *packer) moved(id chunk.ID, size int) bool {
+// moved notes a chunk that was stored and says whether that was for evacuation's sake: then it is no new content. copied says
+// that it surely was.
+func (p *packer) moved(id chunk.ID, size int, copied bool) bool {
 	if p.evac == nil {
 		return false
 	}
-	place, ok := p.v.lookup(id)
-	if !ok || place.Size != uint32(size) || !p.evac.packs.Contains(place.Pack) {
-		return false
+	if !copied {
+		place, ok := p.v.lookup(id)
+		if !ok || place.Size != uint32(size) || !p.evac.packs.Contains(place.Pack) {
+			return false
+		}
 	}
 	p.evac.spent.Add(int64(size))
 	p.evac.copied.Add(uint64(size))
@@ -389,13 +392,11 @@ func (m *mover) empty(ctx context.Context, number uint32, refs []snapshot.Ref) e
 			}
 			continue
 		}
-		at, _, _, err := m.s.p.put(r.ID, data)
+		at, _, _, err := m.s.p.store(r.ID, data, true) // not put: what the index still hints at is no copy, see elsewhere
 		if err != nil {
 			return err
 		}
-		if at.Pack != number {
-			m.to[r.ID] = at.Pack
-		}
+		m.to[r.ID] = at.Pack
 	}
 	return nil
 }

@@ -577,3 +577,91 @@ func TestDamagedCatalogOfAnotherSourceStopsEvacuation(t *testing.T) {
 	}
 	mustGiveBack(t, m.Vault, snap.ID, src.tree())
 }
+
+// TestCopyThatCannotBeReadTakesTheGoodOnesPlace: the index may know of a chunk in a pack that is lost without anybody having
+// noticed. What is moved must not be named there.
+func TestCopyThatCannotBeReadTakesTheGoodOnesPlace(t *testing.T) {
+	m, src := tinyVault(t), newSource(1)
+	smallPacks(t, m, "web1", src)
+	m.index.mu.Lock()
+	clear(m.index.places) // so that another source stores all of it once more
+	m.index.mu.Unlock()
+	theirs, _ := mustPull(t, src, m.Vault, "web2")
+	lost := packsOf(t, theirs)
+	for _, n := range lost {
+		if err := durable.Remove(m.disk, fmt.Sprintf("packs/%08d.pack", n)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	m.cache.forget(lost)
+	m.clock.Advance(time.Hour)
+	snap, copied := mustPull(t, src, m.Vault, "web1")
+	if copied == 0 {
+		t.Error("nothing is evacuated")
+	}
+	for _, n := range packsOf(t, snap) {
+		if slices.Contains(lost, n) {
+			t.Errorf("it relies on pack %d, which is lost, for what it had elsewhere", n)
+		}
+	}
+	mustGiveBack(t, m.Vault, snap.ID, src.tree())
+}
+
+// TestIndexIsCalledWrongForACopyThatIsGone: a chunk that was copied is known in its new pack alone. If that goes and the old
+// one stays, the index learns the old one again and is not built anew.
+func TestIndexIsCalledWrongForACopyThatIsGone(t *testing.T) {
+	w := newWorld(t)
+	v := w.open(Options{NoParity: true, rule: tinyRule()})
+	defer v.Close()
+	src := newSource(1)
+	for i := range 3 {
+		src.write(fmt.Sprintf("d/g%d", i), 20000)
+		mustPull(t, src, v, "web1")
+		w.clock.Advance(time.Hour)
+	}
+	s, err := v.Begin(t.Context(), SessionOptions{Source: "web1"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := src.record(t.Context(), s, nil); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.move(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if _, copied := s.Evacuated(); copied == 0 {
+		t.Fatal("nothing is evacuated")
+	}
+	if err := s.p.sealAll(); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Abandon(); err != nil {
+		t.Fatal(err)
+	}
+	swept := 0
+	for range 3 {
+		w.clock.Advance(AbandonAfter)
+		rep, err := v.Prune(t.Context(), false)
+		if err != nil {
+			t.Fatal(err)
+		}
+		swept += len(rep.Packs)
+	}
+	if swept == 0 {
+		t.Fatal("the copies are still there")
+	}
+	if rep := mustCheck(t, v); rep.IndexRebuilt != "" {
+		t.Errorf("the index was rebuilt: %s", rep.IndexRebuilt)
+	}
+	for _, info := range v.store.Packs() {
+		footer, err := v.footer(info.Number)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, e := range indexEntries(info.Number, footer) {
+			if _, ok := v.lookup(e.ID); !ok {
+				t.Fatalf("chunk %s of pack %d is unknown", e.ID, info.Number)
+			}
+		}
+	}
+}

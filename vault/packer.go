@@ -145,12 +145,18 @@ func (p *packer) put(id chunk.ID, data []byte) (snapshot.Ref, uint64, bool, erro
 	if ref, seq, ok := p.known(id, len(data)); ok {
 		return ref, seq, false, nil
 	}
+	return p.store(id, data, false)
+}
+
+// store is put for a chunk that counts as unknown, wherever the index may see it; copied says that it comes out of a pack that
+// is evacuated.
+func (p *packer) store(id chunk.ID, data []byte, copied bool) (snapshot.Ref, uint64, bool, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.closed {
 		return snapshot.Ref{}, 0, false, errPackerClosed
 	}
-	// Somebody may have stored the same chunk since known looked.
+	// Somebody may have stored the same chunk since it was looked for.
 	p.pendingMu.Lock()
 	pc, ok := p.pending[id]
 	p.pendingMu.Unlock()
@@ -169,7 +175,7 @@ func (p *packer) put(id chunk.ID, data []byte) (snapshot.Ref, uint64, bool, erro
 	p.pendingMu.Lock()
 	p.pending[id] = pendingChunk{ref: ref, seq: b.seq}
 	p.pendingMu.Unlock()
-	if !p.moved(id, len(data)) {
+	if !p.moved(id, len(data), copied) {
 		p.stats.mu.Lock()
 		p.stats.newBytes += uint64(len(data))
 		p.stats.mu.Unlock()
