@@ -234,8 +234,8 @@ func nonsense(err error) bool {
 	return errors.As(err, &protocol) && !transient(err)
 }
 
-// do runs one operation, again and again while the connection is lost under it. read tells how many bytes the
-// operation has taken so far; nil if it takes none.
+// do runs one operation, again and again while the connection is lost under it. read tells how far the operation has come so far, in bytes, at its
+// best; nil if it takes none. An operation that begins anew has come no further: one that is cut at the same place each time would be tried for ever.
 //
 // The last attempt is made alone: whatever ends the connection then is the operation's own doing, as long as the connection
 // answers before and after. It returns a *struckError for such an operation, an *overError when the link has given up, and

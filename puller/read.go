@@ -158,6 +158,7 @@ type reading struct {
 	planned uint64      // bytes counted against the limit
 	want    remote.Attr // what the content is expected to be the content of
 	at      uint64      // bytes of it that the writer has
+	far     uint64      // most bytes of it that the writer had after an attempt: one that may not be continued begins again
 	resumed bool        // some of them from an interrupted run
 	least   int64       // what the source's clock showed before the oldest of them was read
 	after   remote.Read
@@ -252,7 +253,8 @@ func (p *pull) plan(bytes uint64, path string, size uint64) bool {
 // is continued only if the version cannot have changed without showing it.
 func (f *reading) version(ctx context.Context) error {
 	began := false
-	return f.link.do(ctx, func() uint64 { return f.out.n }, func(ctx context.Context, r Remote) error {
+	f.far = 0
+	return f.link.do(ctx, func() uint64 { return f.far }, func(ctx context.Context, r Remote) error {
 		if least := f.clock.least(ctx, r); !began {
 			f.least, began = least, true
 		}
@@ -266,6 +268,7 @@ func (f *reading) version(ctx context.Context) error {
 		before := f.out.n
 		read, err := r.ReadFile(ctx, f.remotePath(f.path()), f.want, f.at, f.out)
 		f.at += f.out.n - before
+		f.far = max(f.far, f.at)
 		f.after = read
 		if f.out.err != nil {
 			return f.out.err

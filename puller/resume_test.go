@@ -94,6 +94,36 @@ func TestHugeFileUsesUpItsStrikesBitByBit(t *testing.T) {
 	})
 }
 
+// TestFileThatMustBeginAnewIsTriedForEver cuts the connection at one place of a file that was modified a moment ago, so that what was read of it
+// cannot be gone on from: megabytes that are read again each time are no progress.
+func TestFileThatMustBeginAnewIsTriedForEver(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newTimedRig(t)
+		now, _ := r.host.now()
+		r.host.file("big", strings.Repeat("0123456789abcdef", 4<<16)).attr.MTime = now.Unix() + 3600
+		for i := range 100 {
+			r.host.file(fmt.Sprintf("small%d", i), "x")
+		}
+		cuts := 0
+		r.host.hook = func(op, path string) error {
+			if op != "piece" || path != "big 2097152" {
+				return nil
+			}
+			if cuts++; cuts > 100 {
+				return nil // the test has failed, and ends
+			}
+			return remote.ErrLost
+		}
+		_, s := r.pull(ProblemLost)
+		if _, ok := s.entries["big"]; ok || cuts > 10 {
+			t.Errorf("cut %d times; stored %v", cuts, ok)
+		}
+		for i := range 100 {
+			s.content(t, fmt.Sprintf("small%d", i))
+		}
+	})
+}
+
 func TestPartOfAnotherVersionBecomesTheBeginning(t *testing.T) {
 	for name, change := range map[string]func(n *node){
 		"other size":  func(n *node) { n.data = strings.ToUpper(n.data) + "x"; n.attr.Size++ },
