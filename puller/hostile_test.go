@@ -19,7 +19,7 @@ import (
 
 const (
 	// hostileRowsMin is the number of hostile behaviours that a whole pull is known to survive. It only ever grows.
-	hostileRowsMin = 165
+	hostileRowsMin = 167
 	// hostileDeadline is how long one of them may keep a pull.
 	hostileDeadline = 90 * time.Second
 )

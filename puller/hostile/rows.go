@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	"golang.org/x/crypto/ssh"
 )
@@ -236,6 +237,10 @@ func readingRows() []Behaviour {
 			s.honest(r)
 			return true
 		}},
+		{Name: "read-byte-in-time", Does: "answers READ with one byte each, and each byte just in time", Outcome: Partial, answer: on(fxRead, func(s *session, r request) {
+			r.length = 1
+			time.AfterFunc(250*time.Millisecond, func() { s.honest(r) })
+		})},
 		{Name: "read-halves", Does: "answers READ with half of what was asked", Outcome: Whole, answer: on(fxRead, func(s *session, r request) {
 			r.length = max(1, r.length/2)
 			s.honest(r)

@@ -77,6 +77,20 @@ func answerRows() []Behaviour {
 			}
 			return true
 		}},
+		{Name: "closes-first", Does: "closes a file before it has read what was asked for just before", Outcome: Whole, answer: func(s *session, r request) bool {
+			if !strings.HasPrefix(r.path, Honest+"/sub/") || r.kind != fxRead && r.kind != fxClose {
+				return false
+			}
+			if late := s.late[r.text]; r.kind == fxClose {
+				if late.timer != nil && late.timer.Stop() {
+					s.status(late.id, failure)
+				}
+				delete(s.late, r.text)
+				return false
+			}
+			s.late[r.text] = later{r.id, time.AfterFunc(20*time.Millisecond, func() { s.honest(r) })}
+			return true
+		}},
 		{Name: "one-open-file", Does: "allows one open file or directory on a channel, and refuses a second with failure", Outcome: Whole, answer: func(s *session, r request) bool {
 			if r.kind != fxOpen && r.kind != fxOpendir || len(s.handles) == 0 {
 				return false

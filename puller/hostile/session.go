@@ -6,6 +6,7 @@ import (
 	"io"
 	"strings"
 	"sync"
+	"time"
 
 	"golang.org/x/crypto/ssh"
 )
@@ -63,6 +64,12 @@ type request struct {
 
 func (r request) evil() bool { return strings.HasPrefix(r.path, Evil) }
 
+// later is an answer that waits.
+type later struct {
+	id    uint32
+	timer *time.Timer
+}
+
 // session is one SFTP channel.
 type session struct {
 	conn    *conn
@@ -73,11 +80,12 @@ type session struct {
 	count   int               // handles given out
 	asked   int               // requests received
 	kept    []func()          // answers held back
+	late    map[string]later  // handle -> answer that comes a little later
 	writing sync.Mutex
 }
 
 func newSession(c *conn, ch ssh.Channel) *session {
-	return &session{conn: c, ch: ch, tree: c.server.tree, handles: map[string]string{}, listed: map[string]int{}}
+	return &session{conn: c, ch: ch, tree: c.server.tree, handles: map[string]string{}, listed: map[string]int{}, late: map[string]later{}}
 }
 
 func (s *session) run() {

@@ -30,7 +30,7 @@ type channel struct {
 	sftp   *sftp.Client
 	slots  *slots       // of open handles
 	busy   atomic.Int64 // operations in flight
-	warm   atomic.Bool  // the first READ was sent; see readSmall
+	warm   atomic.Bool  // the first READ was sent; see burst
 	deep   bool         // answers READDIR requests strictly in order, so that several may be in flight
 }
 

@@ -105,6 +105,12 @@ func plain(err error) string {
 	return strings.ReplaceAll(q[1:len(q)-1], `\"`, `"`)
 }
 
+// refused says whether an error is a status answer to a request of our own codec.
+func refused(err error) bool {
+	var r *refusal
+	return errors.Is(err, fs.ErrNotExist) || errors.Is(err, fs.ErrPermission) || errors.As(err, &r)
+}
+
 // statusError turns a status answer into an error that names the operation and the path; second result: it was a status.
 func statusError(op, path string, err error) (error, bool) {
 	switch {

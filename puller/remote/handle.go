@@ -16,18 +16,37 @@ type handle struct {
 
 // open opens a file on the channel, within the number of handles that a channel may have.
 func (c *channel) open(ctx context.Context, path string) (*handle, error) {
-	const read = 0x1
-	body := make([]byte, 0, 12+len(path))
-	body = binary.BigEndian.AppendUint32(appendString(body, path), read)
-	raw, err := c.openRaw(ctx, "open", packetOpen, path, binary.BigEndian.AppendUint32(body, 0)) // no attributes
+	raw, err := c.openRaw(ctx, "open", packetOpen, path, openBody(path))
 	if err != nil {
 		return nil, err
 	}
 	return &handle{channel: c, raw: raw, path: path}, nil
 }
 
+// openNow is open for a handle that can be done without, and nil where the channel has no room for it: whoever holds a handle and waits for another's slot may
+// be what that other one waits for.
+func (c *channel) openNow(ctx context.Context, path string) (*handle, error) {
+	alone, ok := c.slots.takeNow()
+	if !ok {
+		return nil, nil
+	}
+	raw, _, err := c.openOnce(ctx, "open", packetOpen, path, openBody(path), alone)
+	if err != nil {
+		return nil, err
+	}
+	return &handle{channel: c, raw: raw, path: path}, nil
+}
+
+// openBody is the body of an OPEN for reading: string path | uint32 flags | attributes.
+func openBody(path string) []byte {
+	const read = 0x1
+	body := make([]byte, 0, 12+len(path))
+	body = binary.BigEndian.AppendUint32(appendString(body, path), read)
+	return binary.BigEndian.AppendUint32(body, 0) // no attributes
+}
+
 // openRaw sends OPEN or OPENDIR and returns the handle, in a slot of the channel that whoever closes it gives back.
-func (c *channel) openRaw(ctx context.Context, op string, kind byte, path string, body []byte) (raw string, err error) {
+func (c *channel) openRaw(ctx context.Context, op string, kind byte, path string, body []byte) (string, error) {
 	for tries := 1; ; tries++ {
 		alone, err := c.slots.take(ctx, c.link.dead)
 		if err == errEnded {
@@ -36,24 +55,30 @@ func (c *channel) openRaw(ctx context.Context, op string, kind byte, path string
 		if err != nil {
 			return "", err
 		}
-		err = c.do(ctx, op, path, func() error {
-			a, err := c.stream.askBody(kind, body)
-			if err != nil {
-				return err
-			}
-			defer a.drop()
-			raw, err = handleOf(a)
-			return err
-		})
-		if err == nil {
-			c.slots.opened()
-			return raw, nil
-		}
-		var r *refusal
-		if again := c.slots.refused(alone, errors.As(err, &r) && r.code == statusFailure); !again || tries == opensMax {
-			return "", err
+		raw, again, err := c.openOnce(ctx, op, kind, path, body, alone)
+		if err == nil || !again || tries == opensMax {
+			return raw, err
 		}
 	}
+}
+
+// openOnce is one try, in a slot that was taken for it. again says that it may have failed for what else was open.
+func (c *channel) openOnce(ctx context.Context, op string, kind byte, path string, body []byte, alone int) (raw string, again bool, err error) {
+	err = c.do(ctx, op, path, func() error {
+		a, err := c.stream.askBody(kind, body)
+		if err != nil {
+			return err
+		}
+		defer a.drop()
+		raw, err = handleOf(a)
+		return err
+	})
+	if err == nil {
+		c.slots.opened()
+		return raw, false, nil
+	}
+	var r *refusal
+	return "", c.slots.refused(alone, errors.As(err, &r) && r.code == statusFailure), err
 }
 
 // close gives the handle back without waiting for the answer.
@@ -107,35 +132,47 @@ func attrsOf(a answer) (attr Attr, why string, err error) {
 }
 
 // readAt fills p from an offset, or as far as the file goes: fewer bytes mean its end. It asks again after a short answer, which the protocol
-// allows; p is never longer than one packet, since a server may answer longer requests short every time.
+// allows; p is never longer than one packet, since a server may answer longer requests short every time. All of it is one operation to the
+// watchdog: a server that answers a byte at a time would move a byte in each of them, and end none.
 func (h *handle) readAt(ctx context.Context, p []byte, offset uint64) (n int, err error) {
-	for n < len(p) {
-		m, err := h.read(ctx, p[n:], offset+uint64(n))
-		if err != nil {
-			return 0, err
+	err = h.channel.do(ctx, "read", h.path, func() error {
+		for n < len(p) {
+			if n > 0 {
+				h.channel.link.source.requests.Add(1)
+			}
+			m, err := h.ask(p[n:], offset+uint64(n))
+			if err != nil || m == 0 {
+				return err
+			}
+			n += m
 		}
-		if m == 0 {
-			break
-		}
-		n += m
+		return nil
+	})
+	if err != nil {
+		return 0, err
 	}
 	return n, nil
 }
 
 // read asks once for len(p) bytes; none mean the end of the file.
 func (h *handle) read(ctx context.Context, p []byte, offset uint64) (n int, err error) {
-	err = h.channel.do(ctx, "read", h.path, func() error {
-		c := &call{max: frameMax, answer: make(chan answer, 1), into: p}
-		err := h.channel.stream.issue(c, packetRead, readBody(nil, h.raw, offset, uint32(len(p))))
-		a, err := c.await(err)
-		if err != nil {
-			return err
-		}
-		defer a.drop()
-		n, err = contentOf(a)
+	err = h.channel.do(ctx, "read", h.path, func() (err error) {
+		n, err = h.ask(p, offset)
 		return err
 	})
 	return n, err
+}
+
+// ask sends one READ and waits for its answer.
+func (h *handle) ask(p []byte, offset uint64) (int, error) {
+	c := &call{max: frameMax, answer: make(chan answer, 1), into: p}
+	err := h.channel.stream.issue(c, packetRead, readBody(nil, h.raw, offset, uint32(len(p))))
+	a, err := c.await(err)
+	if err != nil {
+		return 0, err
+	}
+	defer a.drop()
+	return contentOf(a)
 }
 
 // readBody appends the body of a READ: string handle | uint64 offset | uint32 length.

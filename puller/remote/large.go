@@ -255,11 +255,12 @@ type team struct {
 }
 
 // join opens the file on a further channel. It reads along only if it is the same file: the path may name another one by now. A refusal is
-// no error, some servers allow one open file.
+// no error, some servers allow one open file; nor is a channel without room for one more, which is not waited for: two files that are each open on the
+// channel that the other one wants would wait for ever.
 func (t *team) join(ctx context.Context, c *channel) {
 	t.work.Go(func() {
-		h, err := c.open(ctx, t.reading.path)
-		if err != nil {
+		h, err := c.openNow(ctx, t.reading.path)
+		if err != nil || h == nil {
 			return
 		}
 		attr, err := h.stat(ctx)

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"slices"
 	"strings"
@@ -240,19 +239,24 @@ func (l *listing) abandon(asked *readdirs) {
 	if n == 0 {
 		return
 	}
-	c.link.source.background(func(ctx context.Context) {
-		c.do(ctx, "list", l.path, func() error {
-			for range n {
-				select {
-				case a := <-asked.answers:
-					a.drop()
-				case <-c.link.dead:
-					return io.ErrClosedPipe
-				}
+	c.link.source.background(func(ctx context.Context) { c.drain(ctx, "list", l.path, asked.answers, n) })
+}
+
+// drain takes answers that nobody wants. When the connection has ended they all come, errors or what had arrived, and hold memory of the Source until they are
+// dropped.
+func (c *channel) drain(ctx context.Context, op, path string, answers <-chan answer, n int) {
+	take := func() (err error) {
+		for ; n > 0; n-- {
+			a := <-answers
+			a.drop()
+			if err == nil {
+				err = a.err
 			}
-			return nil
-		})
-	})
+		}
+		return err
+	}
+	_ = c.do(ctx, op, path, take) // with its watchdog, while the connection lives
+	_ = take()
 }
 
 func (l *listing) answer(a answer) (over bool, err error) {

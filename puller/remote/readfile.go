@@ -75,12 +75,11 @@ func (r *reading) run(ctx context.Context) (Read, error) {
 	if err != nil {
 		return Read{}, err
 	}
-	if r.want.Size-r.from <= packetSmall { // whatever the limits are
-		return r.small(ctx, c, packetSmall)
-	}
-	packet, err := c.packet(ctx, r.path)
-	if err != nil {
-		return Read{}, err
+	packet := packetSmall // whatever the limits are, but for the first READ of a channel, which is to be the longest
+	if r.want.Size-r.from > packetSmall || !c.warm.Load() {
+		if packet, err = c.packet(ctx, r.path); err != nil {
+			return Read{}, err
+		}
 	}
 	if r.want.Size-r.from <= uint64(packet) {
 		return r.small(ctx, c, packet)

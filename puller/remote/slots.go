@@ -48,12 +48,27 @@ func (s *slots) take(ctx context.Context, dead <-chan struct{}) (alone int, err 
 			return 0, err
 		}
 	}
+	return s.in(), nil
+}
+
+// takeNow is take for whoever can do without: ok is false where it would have to wait.
+func (s *slots) takeNow() (alone int, ok bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.out >= s.max {
+		return 0, false
+	}
+	return s.in(), true
+}
+
+// in takes a slot that is there. s.mu is held.
+func (s *slots) in() (alone int) {
 	s.out++
 	s.taken++
 	if s.out > 1 {
-		return 0, nil
+		return 0
 	}
-	return s.taken, nil
+	return s.taken
 }
 
 // opened says that what a slot was taken for is open.

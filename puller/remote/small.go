@@ -3,7 +3,6 @@ package remote
 import (
 	"context"
 	"encoding/binary"
-	"io"
 	"sync"
 	"sync/atomic"
 )
@@ -40,7 +39,8 @@ func (b *burst) take(part int, a answer) {
 }
 
 // small reads what fits into one request, and asks for no byte beyond the file's end: a server that answers such a request in drips would be asked
-// for each of them.
+// for each of them. What a burst does not bring is asked for again with care: a server that closes a file before it has read it is a slow one then, and not
+// one whose files cannot be read.
 func (r *reading) small(ctx context.Context, c *channel, packet int) (Read, error) {
 	if !c.deep || r.source.drips.Load() >= dripsMax {
 		return r.careful(ctx, c)
@@ -49,8 +49,10 @@ func (r *reading) small(ctx context.Context, c *channel, packet int) (Read, erro
 	if err != nil || ok {
 		return read, err
 	}
-	r.source.drips.Add(1)
-	return r.careful(ctx, c)
+	if read, err = r.careful(ctx, c); err == nil {
+		r.source.drips.Add(1)
+	}
+	return read, err
 }
 
 // content lends memory for the whole file, to be given back with free.
@@ -96,7 +98,7 @@ func (r *reading) careful(ctx context.Context, c *channel) (Read, error) {
 	return Read{N: r.n, After: after}, err
 }
 
-// burst reads in two round trips. It is not ok when the answer was shorter than the file, which the protocol allows: nothing was delivered then.
+// burst reads in two round trips. It is not ok when the answer was shorter than the file, which the protocol allows, or a refusal: nothing was delivered then.
 func (r *reading) burst(ctx context.Context, c *channel, packet int) (read Read, ok bool, err error) {
 	h, err := c.open(ctx, r.path)
 	if err != nil {
@@ -124,6 +126,9 @@ func (r *reading) burst(ctx context.Context, c *channel, packet int) (read Read,
 	} else {
 		h.close()
 	}
+	if b.sent && refused(err) {
+		return Read{}, false, nil
+	}
 	if err != nil {
 		return Read{}, false, err
 	}
@@ -146,8 +151,15 @@ func (b *burst) run(h *handle, p []byte, offset uint64, ask uint32) (n int, attr
 	b.calls[partClose] = call{max: frameMax, answer: make(chan answer, 1)}
 	h.channel.stream.sendBurst(b, h.raw, offset, ask)
 	<-b.done
+	return b.taken()
+}
+
+// taken makes of the two answers what they mean.
+func (b *burst) taken() (n int, attr Attr, why string, err error) {
 	for _, a := range b.answers {
 		defer a.drop()
+	}
+	for _, a := range b.answers {
 		if a.err != nil {
 			return 0, Attr{}, "", a.err
 		}
@@ -205,15 +217,7 @@ func (h *handle) closed(b *burst) {
 	}
 	c := h.channel
 	c.link.source.background(func(ctx context.Context) {
-		c.do(ctx, "close", h.path, func() error {
-			select {
-			case a := <-answers:
-				a.drop()
-				return a.err
-			case <-c.link.dead:
-				return io.ErrClosedPipe
-			}
-		})
+		c.drain(ctx, "close", h.path, answers, 1)
 		c.slots.give()
 	})
 }
