@@ -392,7 +392,7 @@ func (m *mover) empty(ctx context.Context, number uint32, refs []snapshot.Ref) e
 			}
 			continue
 		}
-		at, _, _, err := m.s.p.store(r.ID, data, true) // not put: what the index still hints at is no copy, see elsewhere
+		at, _, _, err := m.s.p.store(laneOf(data), r.ID, data, true) // not put: what the index still hints at is no copy, see elsewhere
 		if err != nil {
 			return err
 		}

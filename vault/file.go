@@ -28,6 +28,7 @@ type FileWriter struct {
 	from int // buf[from:] is not yet cut
 
 	large  *[]byte // the pooled buffer behind buf
+	lane   lane    // of its own; 0 if it has none
 	refs   []snapshot.Ref
 	size   uint64 // bytes taken, those of the interrupted run included
 	offset uint64
@@ -58,6 +59,9 @@ func (s *Session) File(ctx context.Context, e *snapshot.Entry) (*FileWriter, err
 			}
 			w.recorded = len(w.refs) // in the journals of earlier runs, which stay as long as the session
 		}
+	}
+	if e.Size >= laneLeast {
+		w.lane, _ = s.p.borrow()
 	}
 	if e.Size > chunk.MinSize {
 		w.large = largeBuffers.Get().(*[]byte)
@@ -143,7 +147,11 @@ func (w *FileWriter) cut(final bool) error {
 }
 
 func (w *FileWriter) chunk(data []byte) error {
-	ref, seq, _, err := w.s.p.put(w.s.v.chunkID(data), data)
+	l := w.lane
+	if l == 0 {
+		l = laneOf(data)
+	}
+	ref, seq, _, err := w.s.p.putIn(l, w.s.v.chunkID(data), data)
 	if err != nil {
 		return err
 	}
@@ -198,6 +206,10 @@ func (w *FileWriter) Abort() {
 
 func (w *FileWriter) release() {
 	w.ended = true
+	if w.lane != 0 {
+		w.s.p.giveBack(w.lane)
+		w.lane = 0
+	}
 	if w.large != nil {
 		*w.large = (*w.large)[:0]
 		largeBuffers.Put(w.large)

@@ -19,6 +19,8 @@ const (
 	// noiseTarget is the payload that a block of noise is filled up to: it gains nothing from neighbours, so it may as well
 	// be quick to read.
 	noiseTarget = 1 << 20
+	// fileLanes is how many large files have a lane of their own at the same time. Each lane may hold a block's payload.
+	fileLanes = 4
 	// lagMax is how many blocks may be begun while another one still gathers. It bounds what a crash costs: the journal
 	// waits for the oldest block.
 	lagMax = 8
@@ -38,7 +40,7 @@ var errPackerClosed = errors.New("the session has ended")
 
 // packer is the writing half of a session: chunks in, sealed packs out.
 //
-// Stages: put gathers chunks into blocks under mu, noise apart from the rest (see kindOf); workers compress and encrypt blocks; whoever has encoded a block
+// Stages: put gathers chunks into blocks under mu, large files and noise apart from the rest (see lane); workers compress and encrypt blocks; whoever has encoded a block
 // appends it to its pack; a full pack is finished, sealed and indexed by a goroutine of its own. Every stage waits for
 // the next one, so memory is bounded by the number of workers. The first error ends everything.
 //
@@ -54,7 +56,8 @@ type packer struct {
 	// mu guards the gathering block, the open pack and the sequence. It may be held while waiting for a worker or for a
 	// seal: neither takes it.
 	mu     sync.Mutex
-	cur    [kinds]*block
+	cur    [lanes]*block
+	lent   [lanes]bool // to a large file
 	pack   *openPack
 	seq    uint64
 	closed bool
@@ -124,7 +127,7 @@ func (v *Vault) newPacker(ctx context.Context, session string) *packer {
 	p := &packer{
 		v: v, session: session, ctx: ctx, group: group, fail: fail,
 		work:    make(chan *block, 1),
-		free:    make(chan *block, workers+2+kinds),
+		free:    make(chan *block, workers+2+lanes),
 		sealing: make(chan struct{}, sealingMax),
 		pending: map[chunk.ID]pendingChunk{}, unsealed: map[*openPack]struct{}{},
 		done: map[uint64]struct{}{},
@@ -142,15 +145,20 @@ func (v *Vault) newPacker(ctx context.Context, session string) *packer {
 // put stores one chunk unless the vault has it, and returns where it lies and the sequence number of the block it is
 // in (0 for a chunk that was there before the session). The data is copied. Nothing is durable on return.
 func (p *packer) put(id chunk.ID, data []byte) (snapshot.Ref, uint64, bool, error) {
+	return p.putIn(laneOf(data), id, data)
+}
+
+// putIn is put for a chunk that is gathered in a certain lane.
+func (p *packer) putIn(l lane, id chunk.ID, data []byte) (snapshot.Ref, uint64, bool, error) {
 	if ref, seq, ok := p.known(id, len(data)); ok {
 		return ref, seq, false, nil
 	}
-	return p.store(id, data, false)
+	return p.store(l, id, data, false)
 }
 
 // store is put for a chunk that counts as unknown, wherever the index may see it; copied says that it comes out of a pack that
 // is evacuated.
-func (p *packer) store(id chunk.ID, data []byte, copied bool) (snapshot.Ref, uint64, bool, error) {
+func (p *packer) store(l lane, id chunk.ID, data []byte, copied bool) (snapshot.Ref, uint64, bool, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.closed {
@@ -163,11 +171,10 @@ func (p *packer) store(id chunk.ID, data []byte, copied bool) (snapshot.Ref, uin
 	if ok {
 		return pc.ref, pc.seq, false, nil
 	}
-	k := kindOf(data)
-	if err := p.roomFor(k, len(data)); err != nil {
+	if err := p.roomFor(l, len(data)); err != nil {
 		return snapshot.Ref{}, 0, false, p.cause(err)
 	}
-	b := p.cur[k]
+	b := p.cur[l]
 	b.chunks = append(b.chunks, pack.Chunk{ID: id, Offset: uint32(len(b.payload)), Size: uint32(len(data))})
 	b.payload = append(b.payload, data...)
 	b.pack.chunks++
@@ -181,8 +188,8 @@ func (p *packer) store(id chunk.ID, data []byte, copied bool) (snapshot.Ref, uin
 		p.stats.mu.Unlock()
 	}
 	seq := b.seq
-	if len(b.payload) >= k.target() || len(b.chunks) == blockChunksMax {
-		if err := p.dispatch(k); err != nil {
+	if len(b.payload) >= l.target() || len(b.chunks) == blockChunksMax {
+		if err := p.dispatch(l); err != nil {
 			return snapshot.Ref{}, 0, false, p.cause(err)
 		}
 	}
@@ -205,14 +212,14 @@ func (p *packer) known(id chunk.ID, size int) (snapshot.Ref, uint64, bool) {
 	return snapshot.Ref{ID: id, Size: place.Size, Pack: place.Pack}, 0, true
 }
 
-// roomFor makes cur[k] a block that may take n more bytes.
-func (p *packer) roomFor(k kind, n int) error {
-	if b := p.cur[k]; b != nil && len(b.payload) > 0 && len(b.payload)+n > k.target() {
-		if err := p.dispatch(k); err != nil {
+// roomFor makes cur[l] a block that may take n more bytes.
+func (p *packer) roomFor(l lane, n int) error {
+	if b := p.cur[l]; b != nil && len(b.payload) > 0 && len(b.payload)+n > l.target() {
+		if err := p.dispatch(l); err != nil {
 			return err
 		}
 	}
-	if p.cur[k] != nil {
+	if p.cur[l] != nil {
 		return nil
 	}
 	if err := p.packFor(pack.BlockTarget); err != nil {
@@ -232,15 +239,15 @@ func (p *packer) roomFor(k kind, n int) error {
 	p.pack.blocks++
 	p.pack.inFlight += pack.BlockTarget
 	p.pack.mu.Unlock()
-	p.cur[k] = b
+	p.cur[l] = b
 	return p.hurry(b.seq)
 }
 
 // hurry sends off a block that gathers slowly while others overtake it.
 func (p *packer) hurry(seq uint64) error {
-	for k, b := range p.cur {
+	for l, b := range p.cur {
 		if b != nil && b.seq+lagMax < seq {
-			if err := p.dispatch(kind(k)); err != nil {
+			if err := p.dispatch(lane(l)); err != nil {
 				return err
 			}
 		}
@@ -250,9 +257,9 @@ func (p *packer) hurry(seq uint64) error {
 
 // dispatchAll sends off whatever gathers in the open pack.
 func (p *packer) dispatchAll() error {
-	for k, b := range p.cur {
+	for l, b := range p.cur {
 		if b != nil {
-			if err := p.dispatch(kind(k)); err != nil {
+			if err := p.dispatch(lane(l)); err != nil {
 				return err
 			}
 		}
@@ -269,7 +276,7 @@ func (p *packer) packFor(n int64) error {
 		if !full {
 			return nil
 		}
-		// A block of the other kind may still gather in this pack, and its seal would wait for it.
+		// A block of another lane may still gather in this pack, and its seal would wait for it.
 		if err := errors.Join(p.dispatchAll(), p.finishPack()); err != nil {
 			return err
 		}
@@ -292,9 +299,9 @@ func (p *packer) packFor(n int64) error {
 }
 
 // dispatch hands a gathering block to the workers.
-func (p *packer) dispatch(k kind) error {
-	b := p.cur[k]
-	p.cur[k] = nil
+func (p *packer) dispatch(l lane) error {
+	b := p.cur[l]
+	p.cur[l] = nil
 	// The reservation made when the block was begun shrinks to what it really holds.
 	b.pack.mu.Lock()
 	b.pack.inFlight += int64(len(b.payload)) - pack.BlockTarget
@@ -488,7 +495,7 @@ func (p *packer) close(finish bool) error {
 	werr := p.group.Wait()
 	p.fail(errPackerClosed)
 	p.mu.Lock()
-	p.cur, p.pack = [kinds]*block{}, nil
+	p.cur, p.pack = [lanes]*block{}, nil
 	p.mu.Unlock()
 	p.leaveUnsealed()
 	if err == nil && werr != nil && !errors.Is(werr, errPackerClosed) {

@@ -133,7 +133,7 @@ func TestFullDiskKeepsVaultShut(t *testing.T) {
 		t.Fatal(err)
 	}
 	s.p.mu.Lock()
-	err = s.p.dispatch(kindText)
+	err = s.p.dispatch(laneText)
 	s.p.mu.Unlock()
 	if err != nil {
 		t.Fatal(err)
