@@ -263,8 +263,11 @@ func (x *Index) Close() error {
 	}
 	x.warmer.end()
 	x.life.Lock()
-	defer x.life.Unlock()
 	err := guard("close", x.db.Close)
+	x.life.Unlock()
+	// Only then: who holds x.write may be waiting for x.life. From here on nothing enters, and nothing is added.
+	x.write.Lock()
+	defer x.write.Unlock()
 	s := state{Format: stateFormat, Vault: hex.EncodeToString(x.codec.vault[:]), Chunks: x.count.Load()}
 	if err != nil {
 		s.Unclean = 1
@@ -273,12 +276,7 @@ func (x *Index) Close() error {
 		s.Damaged = d.Detail
 	}
 	if err == nil && s.Damaged == "" {
-		k, kerr := x.keepFilter()
-		if kerr != nil {
-			x.o.Logf("index %s: the filter is not kept, the next process makes it anew: %v", x.dir, kerr)
-		} else if k != (kept{}) {
-			s.Filter = &k
-		}
+		s.Filter = x.leaveFilter()
 	}
 	err = errors.Join(err, s.save(x.disk))
 	err = errors.Join(err, x.disk.Close(), x.lock.close())

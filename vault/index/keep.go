@@ -57,7 +57,7 @@ func (t *tail) len() int { return len(t.prefixes) / prefixSize }
 // loadKept puts the kept filter into use; false if there is none that can be used. The caller holds x.write.
 func (x *Index) loadKept() bool {
 	t := x.filter.tail
-	if t == nil {
+	if t == nil || x.closed.Load() {
 		return false
 	}
 	l, err := readFilter(x.disk, x.codec.vault, t.file)
@@ -75,19 +75,51 @@ func (x *Index) loadKept() bool {
 	return true
 }
 
-// keepFilter leaves the filter for the next process and says where; the zero value if there is nothing to keep. The index
-// is closed otherwise, so that nothing is added any more.
+// leaveFilter keeps the filter for the next process and says what stands in its file, nil if nothing does: then there is no
+// file either, whose room the state file that follows may need. The caller holds x.write of an index that is closed otherwise.
+func (x *Index) leaveFilter() *kept {
+	k, err := x.keepFilter()
+	if err != nil {
+		x.o.Logf("index %s: the filter is not kept, the next process makes it anew: %v", x.dir, err)
+	} else if k != (kept{}) {
+		return &k
+	}
+	if err := x.disk.Remove(filterName); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		x.o.Logf("index %s: %v", x.dir, err)
+	}
+	return nil
+}
+
+// keepFilter gives the zero value if there is nothing to keep.
 func (x *Index) keepFilter() (kept, error) {
 	t, l := x.filter.tail, x.filter.warm.Load()
 	switch {
 	case t != nil && t.len() == 0:
 		return t.file, nil
 	case t != nil && (l == nil || t.file.Bytes-t.file.Whole < t.file.Whole/8):
+		if err := room(x.dir, x.floorAnd(prefixSize*t.len())); err != nil {
+			return kept{}, err
+		}
 		return t.append(x.disk)
 	case l != nil:
+		if err := x.disk.Remove(filterName); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return kept{}, err
+		}
+		if err := room(x.dir, x.floorAnd(int(l.bytes()))); err != nil {
+			return kept{}, err
+		}
 		return writeFilter(x.disk, x.codec.vault, l)
 	}
 	return kept{}, nil
+}
+
+// floorAnd is the room that must be free before n bytes are written that nobody needs: without the floor the index could not
+// be opened again.
+func (x *Index) floorAnd(n int) int64 {
+	if x.o.FreeFloorBytes < 0 {
+		return x.o.FreeFloorBytes
+	}
+	return x.o.FreeFloorBytes + int64(n)
 }
 
 // append adds what was added to the index to the file.
@@ -137,11 +169,8 @@ func (s *summed) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// writeFilter replaces the file by a whole filter.
+// writeFilter writes a whole filter into a new file.
 func writeFilter(d durable.Disk, vault [16]byte, l *layers) (_ kept, err error) {
-	if err := d.Remove(filterName); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return kept{}, err
-	}
 	f, err := d.Create(filterName, 0o600)
 	if err != nil {
 		return kept{}, err

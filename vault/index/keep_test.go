@@ -5,6 +5,7 @@ import (
 	"context"
 	"os"
 	"path/filepath"
+	"runtime"
 	"testing"
 
 	"github.com/holdfast-vault/holdfast/immutability/durable"
@@ -296,4 +297,90 @@ func FuzzFilterFile(f *testing.F) {
 			t.Fatalf("%d bytes of filter out of %d bytes", got.bytes(), len(b))
 		}
 	})
+}
+
+// TestAFilterTakesTheLastRoom: with less than the floor free the index could not be opened again.
+func TestAFilterTakesTheLastRoom(t *testing.T) {
+	for _, warm := range []bool{false, true} {
+		dir := keptDir(t)
+		x := mustOpen(t, dir)
+		mustAdd(t, x, 2, packOf(2, 5000, 9000))
+		if warm {
+			mustWarm(t, x)
+		}
+		x.o.FreeFloorBytes = 1 << 60
+		mustClose(t, x)
+		wantNoFilter(t, dir)
+		x = mustOpen(t, dir)
+		wantKept(t, x)
+		wantHits(t, x, packOf(2, 5000, 9000))
+	}
+}
+
+// TestAFilterThatIsNotKeptStaysOnTheDisk: nobody would ever read it again, and it can have a hundred megabytes.
+func TestAFilterThatIsNotKeptStaysOnTheDisk(t *testing.T) {
+	dir := keptDir(t)
+	x := mustOpen(t, dir)
+	mustAdd(t, x, 2, packOf(2, 5000, 5100))
+	if err := os.Truncate(filepath.Join(dir, filterName), 10); err != nil {
+		t.Fatal(err)
+	}
+	mustClose(t, x)
+	wantNoFilter(t, dir)
+
+	dir, frozen := keptDir(t), t.TempDir()
+	x = mustOpen(t, dir)
+	copyTree(t, dir, frozen) // as it stands when the process dies
+	mustClose(t, x)
+	x = mustOpen(t, frozen)
+	mustClose(t, x)
+	wantNoFilter(t, frozen)
+}
+
+func wantNoFilter(t *testing.T, dir string) {
+	t.Helper()
+	if k := leftFilter(t, dir); k != nil {
+		t.Errorf("the filter is kept: %+v", k)
+	}
+	if _, err := os.Stat(filepath.Join(dir, filterName)); !os.IsNotExist(err) {
+		t.Errorf("its file is there: %v", err)
+	}
+}
+
+// TestThePowerFailsBeforeARebuiltIndexHasItsState: the state of before, with as many chunks, names a filter of other chunks.
+func TestThePowerFailsBeforeARebuiltIndexHasItsState(t *testing.T) {
+	dir := keptDir(t)
+	before, err := os.ReadFile(filepath.Join(dir, stateName))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := Rebuild(t.Context(), dir, ours, seqOf(PackEntries{1, packOf(1, 10_000, 15_000)})); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, stateName), before, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	x := mustOpen(t, dir)
+	if mustWarm(t, x) {
+		t.Error("the filter of the old index is in use")
+	}
+	wantHits(t, x, packOf(1, 10_000, 15_000))
+}
+
+// TestClosingLooksAtTheFilterWhileSomebodyChangesIt: a pack may be on its way in when the index is closed.
+func TestClosingLooksAtTheFilterWhileSomebodyChangesIt(t *testing.T) {
+	dir := keptDir(t)
+	x := mustOpen(t, dir)
+	x.write.Lock() // as AddPack has it
+	closed := make(chan error)
+	go func() { closed <- x.Close() }()
+	for !x.db.IsClosed() {
+		runtime.Gosched()
+	}
+	x.filter.tail = nil // AddPack could not read it
+	x.write.Unlock()
+	if err := <-closed; err != nil {
+		t.Fatal(err)
+	}
+	wantNoFilter(t, dir)
 }

@@ -205,6 +205,15 @@ func (h *home) syncFile(name string) error {
 
 // swap puts the new directory in the place of the old one.
 func (h *home) swap(count uint64) error {
+	// The state file may still name a filter of the old index. If power fails before the new state is there, it must not be
+	// taken for one of the new index, which can have as many chunks.
+	if err := h.disk.Remove(filterName); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	if err := h.disk.SyncDir("."); err != nil {
+		return err
+	}
+	// Power fails here: the old index, whose filter is made anew.
 	if err := durable.RemoveTree(h.disk, asideName); err != nil {
 		return err
 	}
