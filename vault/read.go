@@ -213,13 +213,17 @@ func (v *Vault) useFrom(number uint32, r snapshot.Ref, kept bool, f func(data []
 	if err != nil {
 		return err
 	}
-	defer v.cache.release(cb, kept)
+	defer func() { v.cache.release(cb, kept) }()
 	if uint64(at.offset)+uint64(at.size) > uint64(len(cb.payload)) || at.size != r.Size {
 		return fmt.Errorf("pack %d: block %d: chunk %s does not lie where the footer says: %w", number, b.Number, r.ID, ErrDamaged)
 	}
 	data := cb.payload[at.offset : at.offset+at.size : at.offset+at.size]
 	// What is asked for again and again is a block of one chunk, of zeros most of all: it is hashed once.
 	alone := len(data) == len(cb.payload)
+	if kept && !alone {
+		// Whoever keeps a few bytes must not keep the room of a whole block.
+		data, kept = bytes.Clone(data), false
+	}
 	if !(alone && cb.sound.Load()) {
 		if v.chunkID(data) != r.ID {
 			return fmt.Errorf("pack %d: block %d: chunk %s has other content than its ID says: %w", number, b.Number, r.ID, ErrDamaged)

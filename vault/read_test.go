@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"slices"
 	"sync"
+	"syscall"
 	"testing"
 
 	"github.com/holdfast-vault/holdfast/immutability/durable"
@@ -117,11 +118,12 @@ func TestRoomIsUsedAgainWhileSomebodyReadsInIt(t *testing.T) {
 	wg.Wait()
 }
 
-// flaky reads other bytes than those of the file, once.
+// flaky reads other bytes than those of the file, once, or does not open packs.
 type flaky struct {
 	durable.Disk
-	mu   sync.Mutex
-	left int
+	mu      sync.Mutex
+	left    int
+	refused int // openings of packs that fail yet
 }
 
 type flakyFile struct {
@@ -130,6 +132,12 @@ type flakyFile struct {
 }
 
 func (d *flaky) Open(name string) (durable.File, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.refused > 0 && filepath.Ext(name) == ".pack" {
+		d.refused--
+		return nil, syscall.EIO
+	}
 	f, err := d.Disk.Open(name)
 	if err == nil && filepath.Ext(name) == ".pack" {
 		f = &flakyFile{f, d}
@@ -177,6 +185,76 @@ func TestFailureThatPassesGoesUnnoticed(t *testing.T) {
 		if err := v.Close(); err != nil {
 			t.Fatal(err)
 		}
+	}
+}
+
+// TestPackThatCannotBeOpenedIsNotNamed: its files are touched, and a person must learn where to look.
+func TestPackThatCannotBeOpenedIsNotNamed(t *testing.T) {
+	w := newWorld(t)
+	v := w.open(Options{})
+	pull(t, v, "web1", randomTree(9, 50))
+	if err := v.Close(); err != nil {
+		t.Fatal(err)
+	}
+	real, err := durable.OpenDir(w.dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer real.Close()
+	for _, readData := range []bool{false, true} {
+		for _, times := range []int{1, 1 << 20} {
+			d := &flaky{Disk: real}
+			v := w.open(Options{ReadOnly: true, disk: d})
+			d.refused = times
+			rep, err := v.Check(t.Context(), CheckOptions{ReadData: readData})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if !slices.ContainsFunc(rep.Damage, func(d worm.Damage) bool { return d.Pack != 0 }) {
+				t.Errorf("read data %v: %d openings failed: %v", readData, times, rep.Damage)
+			}
+			if err := v.Close(); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+}
+
+// TestFetchedChunkKeepsTheRoomOfItsBlock: a stream of little files would hold a block for each of them.
+func TestFetchedChunkKeepsTheRoomOfItsBlock(t *testing.T) {
+	w := newWorld(t)
+	v := w.open(Options{})
+	defer v.Close()
+	snap := pull(t, v, "web1", randomTree(10, 200))
+	s, err := v.OpenSnapshot(t.Context(), snap.ID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	shared := 0
+	for e, err := range s.Walk(t.Context(), "") {
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, r := range e.Chunks {
+			if _, err := s.Fetch(t.Context(), r); err != nil {
+				t.Fatal(err)
+			}
+			p, err := v.cache.pack(r.Pack)
+			if err != nil {
+				t.Fatal(err)
+			}
+			at, _ := p.find(r.ID)
+			cb := v.cache.blocks[blockKey{r.Pack, p.footer.Blocks[at.block].Offset}]
+			if cb == nil || len(cb.payload) == int(r.Size) {
+				continue
+			}
+			if shared++; cb.kept {
+				t.Fatalf("a chunk of %d bytes keeps %d", r.Size, cap(cb.payload))
+			}
+		}
+	}
+	if shared < 10 {
+		t.Errorf("only %d chunks share a block", shared)
 	}
 }
 
