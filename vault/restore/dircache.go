@@ -30,11 +30,12 @@ type dirHandle struct {
 }
 
 // givenTo is the owner of the new file fd, which was made in h. The system is asked for the first one only: for the others it
-// decides likewise, by who we are, by the directory's set-gid bit and by how the file system is mounted.
+// decides likewise, by who we are, by the directory's set-gid bit and by how the file system is mounted. Somebody else's
+// directory may get another group at any time, so it tells nothing of the next file.
 func (h *dirHandle) givenTo(fd int) *owner {
 	h.given.Do(func() {
-		var st unix.Stat_t
-		if unix.Fstat(fd, &st) == nil {
+		var dir, st unix.Stat_t
+		if unix.Fstat(int(h.f.Fd()), &dir) == nil && dir.Uid == uint32(os.Geteuid()) && unix.Fstat(fd, &st) == nil {
 			h.owner = &owner{st.Uid, st.Gid}
 		}
 	})

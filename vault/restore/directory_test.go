@@ -457,3 +457,34 @@ func TestDamagedCatalogFailsTheRestore(t *testing.T) {
 		t.Errorf("tar: %v", err)
 	}
 }
+
+// TestOwnerOfTheTargetChoosesTheGroup: the target belongs to somebody who changes its group while root restores into it.
+func TestOwnerOfTheTargetChoosesTheGroup(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("needs root")
+	}
+	src := restoretest.New()
+	src.File("a", 0o640, []byte("a"), 1)
+	src.File("b", 0o640, []byte("b"), 1)
+	dir := t.TempDir()
+	if err := os.Chown(dir, 4711, 0); err != nil {
+		t.Fatal(err)
+	}
+	change := func(p restore.Progress) {
+		if p.Files == 1 {
+			if err := errors.Join(os.Chown(dir, 4711, 4711), os.Chmod(dir, os.ModeSetgid|0o755)); err != nil {
+				t.Error(err)
+			}
+		}
+	}
+	mustRestore(t, src, "", dir, restore.Options{Workers: 1, Owner: true, NoSync: true, Events: restore.Events{Progress: change}})
+	for _, name := range []string{"a", "b"} {
+		fi, err := os.Lstat(filepath.Join(dir, name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if st := fi.Sys().(*syscall.Stat_t); st.Uid != 0 || st.Gid != 0 {
+			t.Errorf("%s belongs to %d:%d", name, st.Uid, st.Gid)
+		}
+	}
+}

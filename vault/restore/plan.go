@@ -36,8 +36,8 @@ func (w *window) add(e *snapshot.Entry) (full bool) {
 	} else {
 		w.small = append(w.small, planned{entry: e})
 	}
-	const entryBytes, refBytes = 224, 40
-	w.bytes += entryBytes + len(e.Parent) + len(e.Name) + refBytes*(len(e.Chunks)+len(e.List))
+	const entryBytes, refBytes, useBytes = 224, 40, 16
+	w.bytes += entryBytes + len(e.Parent) + len(e.Name) + refBytes*(len(e.Chunks)+len(e.List)) + useBytes*len(e.ListPacks)
 	return len(w.small)+len(w.large) >= windowEntries || w.bytes >= windowBytes
 }
 
