@@ -130,6 +130,7 @@ func judge(t *testing.T, b hostile.Behaviour, w *walk) {
 
 // watchHeap samples the heap until stopped.
 func watchHeap(t *testing.T) (stop func()) {
+	runtime.GC() // what earlier rows left is not this one's
 	quit, ended := make(chan struct{}), make(chan struct{})
 	var peak uint64
 	go func() {
