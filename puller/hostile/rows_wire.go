@@ -369,7 +369,7 @@ func nuisanceRows() []Behaviour {
 				tick := time.NewTicker(100 * time.Millisecond)
 				defer tick.Stop()
 				for i := range p {
-					if _, err := s.ch.Write(p[i : i+1]); err != nil {
+					if s.bytes(p[i:i+1]) != nil {
 						return
 					}
 					select {

@@ -260,11 +260,12 @@ func (s *session) packet(kind byte, id uint32, body []byte) {
 // send puts the length before a packet.
 func (s *session) send(p []byte) { s.bytes(append(be32(nil, uint32(len(p))), p...)) }
 
-// bytes sends anything.
-func (s *session) bytes(p []byte) {
+// bytes sends anything. Two goroutines may not write to a channel at once.
+func (s *session) bytes(p []byte) error {
 	s.writing.Lock()
 	defer s.writing.Unlock()
-	s.ch.Write(p)
+	_, err := s.ch.Write(p)
+	return err
 }
 
 // cut closes the connection.
