@@ -35,7 +35,6 @@ type log struct {
 	origin   string
 	signer   note.Signer
 	verifier string
-	leaves   []string
 
 	mu     sync.Mutex
 	hashes []tlog.Hash
