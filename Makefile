@@ -1,5 +1,5 @@
 # make test      all checks and all tests, with the tools that they need installed first (Debian; root or sudo)
-# make build     bin/holdfast, one static file
+# make build     bin/holdfast and bin/holdfast-verify, one static file each
 # make install   program, unit, user and directories (root); DESTDIR and PREFIX as usual
 # make million   a million entries pulled, listed and restored, with the peak memory of each
 # make index-growth    what a look-up, opening and memory of the index cost at 1, 10 and 50 million chunks; SCRATCH has 10 GB free
@@ -29,9 +29,11 @@ all: build
 
 build:
 	CGO_ENABLED=0 $(GO) build -trimpath -o bin/holdfast ./cmd/holdfast
+	CGO_ENABLED=0 $(GO) build -trimpath -o bin/holdfast-verify ./cmd/holdfast-verify
 
 install: build
 	install -D -m 0755 bin/holdfast $(DESTDIR)$(PREFIX)/bin/holdfast
+	install -D -m 0755 bin/holdfast-verify $(DESTDIR)$(PREFIX)/bin/holdfast-verify
 	install -d $(DESTDIR)$(PREFIX)/lib/systemd/system
 	sed 's#/usr/local/bin/holdfast#$(PREFIX)/bin/holdfast#' systemd/holdfast.service > $(DESTDIR)$(PREFIX)/lib/systemd/system/holdfast.service
 	chmod 0644 $(DESTDIR)$(PREFIX)/lib/systemd/system/holdfast.service

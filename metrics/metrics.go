@@ -70,6 +70,8 @@ type VaultState struct {
 	Locks        map[string]Locks // by mode; absent means none
 	LedgerSize   uint64           // leaves
 	LedgerRoot   string           // the Merkle root at that size, base64 as in the checkpoint
+	CosignedSize uint64           // leaves that the newest cosigned checkpoint covers; 0 if there is none
+	LastCosigned time.Time        // when a witness cosigned it, as it claims; zero if none did
 	Packs        uint64           // sealed and not removed
 	PackBytes    uint64
 	DeadBytes    uint64 // of these, what no current snapshot uses
@@ -149,6 +151,9 @@ var (
 	nextExpiry   = gauge("lock_next_expiry_timestamp_seconds", "When the first running lock of the mode runs out; absent if none runs.", "mode")
 	ledgerSize   = gauge("ledger_size", "Records in the ledger; it never goes down.")
 	ledgerRoot   = gauge("ledger_root_info", "Merkle root of the ledger at its present size; always 1.", "root")
+	cosignedSize = gauge("ledger_cosigned_size", "Records that the newest checkpoint covers which a witness cosigned; 0 if none did.")
+	lastCosigned = gauge("ledger_last_cosignature_timestamp_seconds", "When a witness cosigned the ledger last, as the witness says; absent if none did.")
+	cosignLag    = gauge("ledger_cosign_lag_records", "Records of the ledger that no witness has cosigned yet.")
 	packs        = gauge("packs", "Sealed packs in the vault.")
 	packBytes    = gauge("pack_bytes", "Bytes of the sealed packs.")
 	deadBytes    = gauge("pinned_dead_bytes", "Bytes of the sealed packs that the newest snapshots do not use: locks keep them, or they wait for their evacuation.")
@@ -158,7 +163,7 @@ var (
 
 	bySource = []series{lastSuccess, lastAttempt, rpoAge, pullDuration, pullFiles, pullRead, pullNew, pullStored, pullPartial, errorsTotal,
 		running, runBegan, runFiles, runAllFiles, runDone, runAll, runRead, runRate, runNew, runKnown, runLeft}
-	ofVault = []series{locks, nextExpiry, ledgerSize, ledgerRoot, packs, packBytes, deadBytes, dedupRatio, compression, buildInfo}
+	ofVault = []series{locks, nextExpiry, ledgerSize, ledgerRoot, cosignedSize, lastCosigned, cosignLag, packs, packBytes, deadBytes, dedupRatio, compression, buildInfo}
 )
 
 // collector turns one State into series. It has no state of its own.
@@ -274,6 +279,11 @@ func (p page) vault(v VaultState) {
 	}
 	p.put(ledgerSize, float64(v.LedgerSize))
 	p.put(ledgerRoot, 1, label(v.LedgerRoot))
+	p.put(cosignedSize, float64(v.CosignedSize))
+	p.put(cosignLag, float64(v.LedgerSize-min(v.CosignedSize, v.LedgerSize)))
+	if !v.LastCosigned.IsZero() {
+		p.put(lastCosigned, seconds(v.LastCosigned))
+	}
 	p.put(packs, float64(v.Packs))
 	p.put(packBytes, float64(v.PackBytes))
 	p.put(deadBytes, float64(v.DeadBytes))

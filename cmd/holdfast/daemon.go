@@ -10,6 +10,7 @@ import (
 
 	"github.com/holdfast-vault/holdfast/config"
 	"github.com/holdfast-vault/holdfast/immutability/ledger"
+	"github.com/holdfast-vault/holdfast/immutability/witness"
 	"github.com/holdfast-vault/holdfast/metrics"
 	"github.com/holdfast-vault/holdfast/puller"
 	"github.com/holdfast-vault/holdfast/puller/remote"
@@ -82,6 +83,12 @@ func (d *daemonState) Vault() metrics.VaultState {
 	root := store.Ledger().Root()
 	s := metrics.VaultState{
 		Locks: map[string]metrics.Locks{}, LedgerSize: store.Ledger().Size(), LedgerRoot: base64.StdEncoding.EncodeToString(root[:]),
+	}
+	if cosigned := store.Ledger().Cosigned(); cosigned != nil {
+		if c, err := ledger.PeekCheckpoint(cosigned); err == nil {
+			s.CosignedSize = c.Size
+		}
+		s.LastCosigned, _ = witness.LastCosigned(cosigned)
 	}
 	for _, mode := range []ledger.Mode{ledger.Governance, ledger.Compliance} {
 		s.Locks[string(mode)] = metrics.Locks{}

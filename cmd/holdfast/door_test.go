@@ -364,7 +364,7 @@ func otherSources(t *testing.T, d *doorSite) {
 		hidden = all[1]
 	}
 	for _, address := range []string{"web1@latest", "web1@clean", "web1@" + hidden.Time, hidden.ID, hidden.ID[:8]} {
-		for _, words := range [][]string{{"ls", address}, {"tar", address}, {"cat", address + ":large/l0"}, {"show", address}, {"diff", address, "db1@latest"}, {"diff", "db1@latest", address}} {
+		for _, words := range [][]string{{"ls", address}, {"tar", address}, {"cat", address + ":large/l0"}, {"show", address}, {"ledger-prove", address}, {"diff", address, "db1@latest"}, {"diff", "db1@latest", address}} {
 			r := d.ssh("bob", words...)
 			// Whether web1 exists is not bob's to know: the answer is the one for a source that nobody has.
 			if r.code == 0 || r.out != "" || strings.Contains(r.err, hidden.Time) && address != "web1@"+hidden.Time {

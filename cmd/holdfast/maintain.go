@@ -197,14 +197,3 @@ func verbIndexRebuild() *verb {
 		},
 	}
 }
-
-func verbCheckpoint() *verb {
-	return &verb{
-		use: "ledger-checkpoint", short: "Print the ledger's newest signed checkpoint: save it elsewhere", door: true,
-		long: "Print the newest checkpoint, a C2SP signed note. Whoever saved it can later prove, or refute, that the ledger still holds what it held then.",
-		run: func(_ context.Context, c *call) error {
-			_, err := c.out.Write(c.view.v.Store().Ledger().Checkpoint())
-			return err
-		},
-	}
-}

@@ -49,15 +49,15 @@ where it was when it is started again. What could not be had makes the snapshot 
 			f.String("mode", "", "lock `MODE`: governance or compliance")
 			f.Bool("allow-empty", false, "commit even if the source is empty and was not before")
 		},
-		prepare: func(f *pflag.FlagSet) error {
+		prepare: func(f *pflag.FlagSet, args []string) ([]string, error) {
 			for _, name := range []string{"identity", "known-hosts"} {
 				if v, _ := f.GetString(name); v != "" {
 					if err := f.Set(name, absolute(v)); err != nil {
-						return err
+						return nil, err
 					}
 				}
 			}
-			return nil
+			return args, nil
 		},
 		run: pullSources,
 	}

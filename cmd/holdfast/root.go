@@ -13,7 +13,8 @@ import (
 func verbs() []*verb {
 	return []*verb{
 		verbSnapshots(), verbShow(), verbLs(), verbCat(), verbTar(), verbDiff(),
-		verbPull(), verbCheck(), verbPrune(), verbIndexRebuild(), verbCheckpoint(),
+		verbPull(), verbCheck(), verbPrune(), verbIndexRebuild(),
+		verbCheckpoint(), verbProve(), verbConsistency(), verbCosign(),
 	}
 }
 
@@ -61,13 +62,14 @@ and gives them back. Production holds no credential for the vault.
 		c.GroupID = group[v.name()]
 		parent.AddCommand(c)
 	}
+	subCommand(root, "ledger").AddCommand(ledgerVerifyCommand(a), ledgerTilesCommand(a))
 	for _, c := range []*cobra.Command{initCommand(a), sourceCommand(a), serveCommand(a)} {
 		c.GroupID = "keep"
 		root.AddCommand(c)
 	}
 	r := restoreCommand(a)
 	r.GroupID = "back"
-	root.AddCommand(r, demoCommand(a), versionCommand(a), exitCodesCommand(), manCommand(root))
+	root.AddCommand(r, demoCommand(a), witnessCommand(a), versionCommand(a), exitCodesCommand(), manCommand(root))
 	return root
 }
 

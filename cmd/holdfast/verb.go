@@ -30,8 +30,9 @@ type verb struct {
 	lookAnyway       bool // if the vault cannot be opened for writing, it is opened for reading
 	door             bool // offered to users at the door, not only to the local command line
 	flags            func(*pflag.FlagSet)
-	// prepare runs where the user is, before the arguments travel: it makes paths absolute.
-	prepare func(*pflag.FlagSet) error
+	// prepare runs where the user is, before the arguments travel: it makes paths absolute, and reads small files of the
+	// user's. It gives the arguments that travel.
+	prepare func(fs *pflag.FlagSet, args []string) ([]string, error)
 	run     func(ctx context.Context, c *call) error
 }
 
@@ -96,7 +97,8 @@ func (v *verb) cobra(a *app) *cobra.Command {
 				return err
 			}
 			if v.prepare != nil {
-				if err := v.prepare(c.Flags()); err != nil {
+				var err error
+				if args, err = v.prepare(c.Flags(), args); err != nil {
 					return err
 				}
 			}

@@ -12,12 +12,16 @@ type Report struct {
 	Size       uint64
 	Root       tlog.Hash
 	Segments   int
+	Verifier   string       // key that checkpoints are verified with: the one asked for, or the init record's
 	Checkpoint Checkpoint   // zero when there is no valid one
+	Cosigned   Checkpoint   // newest that a witness cosigned, zero when there is no valid one
 	Unknown    map[Kind]int // kinds of records that this release does not know
 	Strays     []string     // files in the ledger's directory that are nobody's
 	Damages    []Damage
 	// Torn are the places where a write was cut that was never acknowledged: no damage.
 	Torn []string
+
+	tree tree
 }
 
 // Inspect reads the whole ledger from the medium and says what is wrong, each damaged line by its
@@ -41,7 +45,7 @@ func Inspect(d durable.Disk, dir, verifier string) (*Report, error) {
 	}
 	r := &Report{
 		Size: uint64(s.tree.n), Root: root, Segments: len(s.segments),
-		Checkpoint: s.signed, Unknown: s.unknown, Strays: s.strays,
+		Verifier: s.verifier, Checkpoint: s.signed, Cosigned: s.cosignedOf, tree: s.tree, Unknown: s.unknown, Strays: s.strays,
 	}
 	for _, seg := range s.segments {
 		if seg.tail > 0 && len(s.damages) == 0 {

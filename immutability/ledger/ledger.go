@@ -42,6 +42,9 @@ type Ledger struct {
 	tree     tree
 	note     []byte // newest signed checkpoint
 	noted    int64  // leaves that the checkpoint on the disk covers
+	// cosigned is the newest checkpoint that a witness cosigned, nil if none did; cosignedOf is what it says.
+	cosigned   []byte
+	cosignedOf Checkpoint
 	// acked is how many leaves are acknowledged: all, but for a pin behind which no record came to stand yet. The next
 	// Open may leave that one out, so nobody outside is told of it.
 	acked int64
@@ -112,6 +115,7 @@ func Open(d durable.Disk, dir string, signerKey string, verifier string) (*Ledge
 	l := &Ledger{
 		disk: d, dir: dir, verifier: s.verifier, init: s.init, damages: s.damages, unknown: s.unknown,
 		segments: s.segments, tree: s.tree, note: s.checkpoint, noted: int64(s.signed.Size),
+		cosigned: s.cosigned, cosignedOf: s.cosignedOf,
 	}
 	last := s.segments[len(s.segments)-1]
 	l.acked, l.extent = s.tree.n, last.size
@@ -161,8 +165,10 @@ func settle(d durable.Disk, dir string) error {
 			return fmt.Errorf("ledger: %w", err)
 		}
 	}
-	if err := d.Forget(path.Join(dir, checkpointName)); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("ledger: %w", err)
+	for _, name := range []string{checkpointName, cosignedName} {
+		if err := d.Forget(path.Join(dir, name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("ledger: %w", err)
+		}
 	}
 	return nil
 }
@@ -341,6 +347,8 @@ func (l *Ledger) CheckpointError() error {
 	}
 	return nil
 }
+
+func (l *Ledger) cosignedPath() string { return path.Join(l.dir, cosignedName) }
 
 func (l *Ledger) closeFile() {
 	if l.file != nil {

@@ -24,6 +24,7 @@ const (
 	damagesMax = 1000
 
 	checkpointName = "checkpoint"
+	cosignedName   = "cosigned"
 	segmentSuffix  = ".jsonl"
 	// tmpSuffix marks what durable's verbs leave behind when they are cut: garbage.
 	tmpSuffix = ".tmp"
@@ -84,6 +85,10 @@ type scan struct {
 
 	checkpoint []byte // the signed note, nil when there is none
 	signed     Checkpoint
+
+	cosigned    []byte // the newest cosigned checkpoint, nil when there is none or it does not hold
+	cosignedOf  Checkpoint
+	cosignedErr error
 }
 
 func (s *scan) damage(where, format string, args ...any) {
@@ -98,6 +103,7 @@ func (s *scan) damage(where, format string, args ...any) {
 func (s *scan) read() error {
 	s.unknown = make(map[Kind]int)
 	noteErr := s.readCheckpoint()
+	s.readCosigned()
 	numbers, err := s.list()
 	if err != nil {
 		return err
@@ -119,9 +125,54 @@ func (s *scan) read() error {
 	}
 	if noteErr != nil {
 		s.damage(path.Join(s.dir, checkpointName), "%v; any checkpoint of this ledger that was saved earlier may be put in its place", noteErr)
+	} else if err := s.compare(); err != nil {
+		return err
+	}
+	return s.compareCosigned()
+}
+
+func (s *scan) readCosigned() {
+	s.cosigned, s.cosignedErr = durable.ReadFile(s.disk, path.Join(s.dir, cosignedName), checkpointMax)
+	if errors.Is(s.cosignedErr, fs.ErrNotExist) {
+		s.cosigned, s.cosignedErr = nil, nil
+	}
+}
+
+// compareCosigned holds the lines against the newest checkpoint that a witness cosigned.
+func (s *scan) compareCosigned() error {
+	where := path.Join(s.dir, cosignedName)
+	signed := s.cosigned
+	s.cosigned = nil
+	if s.cosignedErr != nil {
+		s.damage(where, "%v; it may be removed, the witnesses are asked again", s.cosignedErr)
 		return nil
 	}
-	return s.compare()
+	if signed == nil || s.verifier == "" {
+		return nil
+	}
+	c, err := ParseCheckpoint(signed, s.verifier)
+	if err != nil {
+		s.damage(where, "%v; it may be removed, the witnesses are asked again", err)
+		return nil
+	}
+	if s.broken {
+		s.cosignedOf = c
+		return nil
+	}
+	if c.Size > uint64(s.tree.n) {
+		s.missing("witnesses cosigned %d records, and only %d are there", c.Size, s.tree.n)
+		return nil
+	}
+	root, err := s.tree.root(int64(c.Size))
+	if err != nil {
+		return err
+	}
+	if root != c.Root {
+		s.damage(s.dir, "the first %d records do not have the root that witnesses cosigned", c.Size)
+		return nil
+	}
+	s.cosigned, s.cosignedOf = signed, c
+	return nil
 }
 
 func (s *scan) readCheckpoint() error {
@@ -145,7 +196,7 @@ func (s *scan) list() ([]int, error) {
 		switch {
 		case ok:
 			numbers = append(numbers, n)
-		case e.Name() == checkpointName || strings.HasSuffix(e.Name(), tmpSuffix):
+		case e.Name() == checkpointName || e.Name() == cosignedName || strings.HasSuffix(e.Name(), tmpSuffix):
 		default:
 			s.strays = append(s.strays, path.Join(s.dir, e.Name()))
 		}

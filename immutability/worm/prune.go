@@ -20,8 +20,9 @@ import (
 const (
 	// abandonedAfter is how long a session may go without a seal before what it made is nobody's.
 	abandonedAfter = 14 * 24 * time.Hour
-	// intentFiles bounds the files of one intent, so that its record stays a line of reasonable length.
-	intentFiles = 1000
+	// intentFiles bounds the files of one intent, so that its record stays below 64 KiB (a manifest takes 238 bytes of it) and
+	// fits into an entry bundle of C2SP tlog-tiles.
+	intentFiles = 250
 )
 
 // PruneReport says what a prune removed, or with dry would remove.
