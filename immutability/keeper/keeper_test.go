@@ -388,6 +388,17 @@ func TestForgedMessagesEndTheirConnectionAlone(t *testing.T) {
 	}
 }
 
+func TestNothingIsDoneBeforeHello(t *testing.T) {
+	h := newHouse(t)
+	f, err := readFrame(bytes.NewReader(h.speak(nil, request(t, 3, KindCreate, &Session{"s1"}))))
+	if err != nil || f.Code != Malformed || f.ID != 3 {
+		t.Errorf("code %d, %v; want that it is malformed", f.Code, err)
+	}
+	if left, err := os.ReadDir(filepath.Join(h.dir, "incoming")); err != nil || len(left) > 0 {
+		t.Errorf("incoming holds %v, %v", left, err)
+	}
+}
+
 // Descriptors of the daemon's must not reach the keeper: a pipe or a FUSE file could make it wait for ever.
 func TestDescriptorsDoNotReachTheKeeper(t *testing.T) {
 	h := newHouse(t)

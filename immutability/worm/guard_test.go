@@ -263,3 +263,94 @@ func TestARealFileSystemGuardsTheVault(t *testing.T) {
 	must(t, m.holds(s))
 	must(t, s.Close())
 }
+
+// TestUnsyncedBytesAreSealed: whoever was handed a pack may never have synced it. What is hashed must be on the medium.
+func TestUnsyncedBytesAreSealed(t *testing.T) {
+	d, src, s := newGuardedStore(t)
+	in, err := s.CreatePack("s1")
+	must(t, err)
+	_, err = in.File.Write(content(in.Number))
+	must(t, err)
+	must(t, in.File.Close())
+	in.File = nil // as after Hand
+	_, err = s.Seal(ctx, in)
+	must(t, err)
+	s = openGuarded(t, d.Restart(crashdisk.LoseUnsynced, 0), src)
+	must(t, samePack(s, in.Number, content(in.Number)))
+	if bad := s.Check(ctx, true); len(bad) > 0 {
+		t.Error(bad)
+	}
+}
+
+// TestASealThatFailedIsTriedAgain: only a writer that is left makes it worth trying.
+func TestASealThatFailedIsTriedAgain(t *testing.T) {
+	d, _, s := newGuardedStore(t)
+	in, err := s.CreatePack("s1")
+	must(t, err)
+	w := in.File
+	in.File = nil // as after Hand
+	if _, err := s.Seal(ctx, in); !errors.Is(err, durable.ErrWriter) {
+		t.Fatalf("seal beside a writer: %v, want ErrWriter", err)
+	}
+	_, err = w.Write(content(in.Number))
+	must(t, err)
+	must(t, w.Close())
+	d.FailAt(d.Ops()+1, crashdisk.SyncFail)
+	if _, err := s.Seal(ctx, in); err == nil || errors.Is(err, durable.ErrWriter) {
+		t.Fatalf("seal with a failed sync: %v", err)
+	}
+	if _, err := s.Seal(ctx, in); err == nil {
+		t.Error("a pack whose sync failed was sealed the second time")
+	}
+	must(t, s.Drop(in))
+	if len(s.Packs()) > 0 {
+		t.Error("it is sealed")
+	}
+}
+
+// TestRecordBeforeTheFlag: a record says that a file is final, so recovery makes it so before.
+func TestRecordBeforeTheFlag(t *testing.T) {
+	d, src, s := newStore(t)
+	in, err := s.CreatePack("s1")
+	must(t, err)
+	_, err = in.File.Write(content(in.Number))
+	must(t, err)
+	_, err = s.publishPack(ctx, in)
+	must(t, err)
+	before := len(d.Log())
+	s = openGuarded(t, d, src)
+	if s.Unguarded() != 0 {
+		t.Error("it was recorded first")
+	}
+	log := strings.Join(d.Log()[before:], "\n")
+	flag, record := strings.Index(log, "flags packs/00000001.pack +i\nsync packs/00000001.pack"), strings.Index(log, "write ledger/")
+	if flag < 0 || record < 0 || record < flag {
+		t.Errorf("the order is\n%s", log)
+	}
+}
+
+// TestHalfAPackIsPublished: nothing gets a name among the packs before its bytes are on the medium, wherever the power fails.
+func TestHalfAPackIsPublished(t *testing.T) {
+	for k := int64(1); ; k++ {
+		d, _, s := newGuardedStore(t)
+		in, err := s.CreatePack("s1")
+		must(t, err)
+		_, err = in.File.Write(content(in.Number))
+		must(t, err)
+		must(t, in.File.Close())
+		in.File = nil // as after Hand: nobody has synced it
+		d.FailAt(d.Ops()+k, crashdisk.CrashAfter)
+		_, err = s.Seal(ctx, in)
+		if !d.Fired() {
+			must(t, err)
+			if k < 8 {
+				t.Errorf("a seal of %d operations", k)
+			}
+			return
+		}
+		b, err := durable.ReadFile(d.Restart(crashdisk.LoseUnsynced, 0), packFile(in.Number), 1<<20)
+		if !errors.Is(err, fs.ErrNotExist) && string(b) != string(content(in.Number)) {
+			t.Errorf("cut after operation %d: among the packs are %d bytes of %d, %v", k, len(b), len(content(in.Number)), err)
+		}
+	}
+}
