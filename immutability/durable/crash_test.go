@@ -158,7 +158,82 @@ func scenarios() []scenario {
 			return nil
 		},
 		log: "syncdir .",
+	}, {
+		name:  "PublishHeld",
+		setup: func(d durable.Disk) error { return prepare(d, "in/a", newText, "in", "out") },
+		run:   func(d durable.Disk) error { return finish(d, "in/a", "out/a") },
+		holds: func(d durable.Disk, acknowledged bool) error {
+			in, out := content(d, "in/a"), content(d, "out/a")
+			final := flags(d, "out/a") == durable.Immutable
+			switch {
+			case out != newText && out != absent:
+				return fmt.Errorf("the published name holds %q", out)
+			case in != newText && in != absent:
+				return fmt.Errorf("the incoming name holds %q", in)
+			case out == absent && in == absent:
+				return errors.New("the file is gone")
+			case final && in != absent:
+				return errors.New("it is immutable with two names, of which one can never go")
+			case acknowledged && (out == absent || in != absent || !final):
+				return fmt.Errorf("acknowledged, and then in/a %q, out/a %q, immutable %v", in, out, final)
+			}
+			return nil
+		},
+		log: "sync in/a, link in/a out/a, syncdir out, remove in/a, syncdir in, flags in/a +i, sync in/a",
+	}, {
+		name: "RemoveFinal",
+		setup: func(d durable.Disk) error {
+			g := d.(durable.GuardedDisk)
+			return errors.Join(prepare(d, "out/a", oldText, "out"), plant(d, "out/b", oldText), flagged(g, "out/a"), flagged(g, "out/b"),
+				g.SetFlags("out", durable.AppendOnly, 0), d.SyncDir("out"))
+		},
+		run: func(d durable.Disk) error {
+			return durable.RemoveFinal(d.(durable.GuardedDisk), "out", []string{"out/a", "out/gone"})
+		},
+		holds: func(d durable.Disk, acknowledged bool) error {
+			if flags(d, "out/b") != durable.Immutable {
+				return errors.New("a file that was not to go has lost its flag")
+			}
+			if acknowledged && flags(d, "out") != durable.AppendOnly {
+				return errors.New("acknowledged, and the directory has no flag")
+			}
+			if acknowledged {
+				return errors.Join(expect(d, "out/a", absent), expect(d, "out/b", oldText))
+			}
+			return errors.Join(expect(d, "out/a", oldText, absent), expect(d, "out/b", oldText))
+		},
+		log: "flags out -a, flags out/a -i, remove out/a, flags out +a, syncdir out",
 	}}
+}
+
+// finish makes a file final as a seal does.
+func finish(d durable.Disk, from, to string) (err error) {
+	g := d.(durable.GuardedDisk)
+	h, err := g.Hold(from)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, h.Close()) }()
+	if err := errors.Join(h.Lease(), h.Sync()); err != nil {
+		return err
+	}
+	return durable.PublishHeld(g, h, from, to)
+}
+
+func flagged(d durable.GuardedDisk, name string) error {
+	h, err := d.Hold(name)
+	if err != nil {
+		return err
+	}
+	return errors.Join(h.SetFlags(durable.Immutable, 0), h.Sync(), h.Close())
+}
+
+func flags(d durable.Disk, name string) durable.Flags {
+	f, err := d.(durable.GuardedDisk).Flags(name)
+	if err != nil {
+		return 0
+	}
+	return f
 }
 
 func TestNoFaultBreaksAPromise(t *testing.T) {

@@ -38,6 +38,7 @@ func (s *Store) Check(ctx context.Context, readData bool) []Damage {
 	c.ledger()
 	c.keeper()
 	c.identity()
+	c.flags()
 	c.packs(ctx, readData)
 	c.manifests(ctx)
 	return c.found

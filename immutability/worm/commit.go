@@ -210,7 +210,7 @@ func (s *Store) publishManifest(ctx context.Context, id string, manifest []byte)
 			}
 			return fmt.Errorf("%s is there with other content: run check", to)
 		}
-		err = durable.Remove(s.disk, to)
+		err = s.unpublish(to)
 	} else if errors.Is(err, fs.ErrNotExist) {
 		err = nil
 	}
@@ -231,7 +231,7 @@ func (s *Store) publishManifest(ctx context.Context, id string, manifest []byte)
 	s.mu.Lock()
 	s.attempted[id] = true
 	s.mu.Unlock()
-	if err := durable.Publish(s.disk, from, to); err != nil {
+	if err := s.publishAgain(from, to); err != nil {
 		return err
 	}
 	s.mu.Lock()
@@ -241,7 +241,7 @@ func (s *Store) publishManifest(ctx context.Context, id string, manifest []byte)
 }
 
 func (s *Store) writeIncoming(name string, data []byte) error {
-	f, err := s.disk.Create(name, 0o600)
+	f, err := s.disk.Create(name, s.sealedMode())
 	if err != nil {
 		return err
 	}

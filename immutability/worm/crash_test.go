@@ -9,13 +9,19 @@ import (
 )
 
 // TestQuietLife is the run that the faults are put into: without one everything must come to pass.
-func TestQuietLife(t *testing.T) {
-	d, src, m := crashdisk.New(), newClock(), newMemory()
+func TestQuietLife(t *testing.T) { quietLife(t, newMemory()) }
+
+// TestQuietGuardedLife is the same with flags and leases.
+func TestQuietGuardedLife(t *testing.T) { quietLife(t, newGuarded()) }
+
+func quietLife(t *testing.T, m *memory) {
+	d, src := crashdisk.New(), newClock()
 	must(t, m.life(d, src, false))
 	if len(m.snapshots) != 3 || len(m.gone) != 2 || len(m.packs) != 3 {
 		t.Fatalf("%d snapshots, %d of them removed, %d packs", len(m.snapshots), len(m.gone), len(m.packs))
 	}
-	s := open(t, d, src)
+	s, err := Open(d, src, m.options())
+	must(t, err)
 	if packs := s.Packs(); len(packs) != 1 || packs[0].Number != 3 {
 		t.Errorf("packs %v", packs)
 	}
@@ -26,13 +32,23 @@ func TestQuietLife(t *testing.T) {
 // prune, into a process that ends at the first error and into one that goes on.
 func TestNoFaultBreaksAPromise(t *testing.T) {
 	t.Parallel()
+	sweep(t, newMemory)
+}
+
+// TestNoFaultBreaksAGuardedPromise is the same with flags and leases.
+func TestNoFaultBreaksAGuardedPromise(t *testing.T) {
+	t.Parallel()
+	sweep(t, newGuarded)
+}
+
+func sweep(t *testing.T, born func() *memory) {
 	quiet := crashdisk.New()
-	must(t, newMemory().life(quiet, newClock(), false))
+	must(t, born().life(quiet, newClock(), false))
 	points := 0
 	for op := int64(1); op <= quiet.Ops(); op += stride(1) {
 		for _, fault := range crashdisk.Faults() {
 			for _, persist := range []bool{false, true} {
-				d, src, m := crashdisk.New(), newClock(), newMemory()
+				d, src, m := crashdisk.New(), newClock(), born()
 				d.FailAt(op, fault)
 				err := m.life(d, src, persist)
 				fail := func(how string, err2 error) {
@@ -68,7 +84,17 @@ func TestNoFaultBreaksAPromise(t *testing.T) {
 // the power fails after the next one has opened the vault, or has gone on with it.
 func TestKilledAnywhere(t *testing.T) {
 	t.Parallel()
-	inner, src, m := crashdisk.New(), newClock(), newMemory()
+	killedAnywhere(t, newMemory())
+}
+
+// TestGuardedKilledAnywhere is the same with flags and leases.
+func TestGuardedKilledAnywhere(t *testing.T) {
+	t.Parallel()
+	killedAnywhere(t, newGuarded())
+}
+
+func killedAnywhere(t *testing.T, m *memory) {
+	inner, src := crashdisk.New(), newClock()
 	points := int64(0)
 	spy := &killpoint.Disk{Disk: inner, Before: func() {
 		if points++; points%stride(1) != 0 {
@@ -78,7 +104,7 @@ func TestKilledAnywhere(t *testing.T) {
 		if looked := inner.Clone(); err == nil && m.created {
 			c := m.clone()
 			var s *Store
-			if s, err = Open(looked, src, Options{}); err == nil {
+			if s, err = Open(looked, src, m.options()); err == nil {
 				c.checkpoints = append(c.checkpoints, s.Ledger().Checkpoint())
 				err = c.prove(looked.Restart(crashdisk.LoseUnsynced, 0), src, 1)
 			}
@@ -96,17 +122,27 @@ func TestKilledAnywhere(t *testing.T) {
 // TestRecoveryIsKilledToo cuts the power while recovery itself runs.
 func TestRecoveryIsKilledToo(t *testing.T) {
 	t.Parallel()
+	recoveryKilled(t, newMemory)
+}
+
+// TestGuardedRecoveryIsKilledToo is the same with flags and leases.
+func TestGuardedRecoveryIsKilledToo(t *testing.T) {
+	t.Parallel()
+	recoveryKilled(t, newGuarded)
+}
+
+func recoveryKilled(t *testing.T, born func() *memory) {
 	quiet := crashdisk.New()
-	must(t, newMemory().life(quiet, newClock(), false))
+	must(t, born().life(quiet, newClock(), false))
 	for op := int64(20); op <= quiet.Ops(); op += stride(5) {
-		d, src, m := crashdisk.New(), newClock(), newMemory()
+		d, src, m := crashdisk.New(), newClock(), born()
 		d.FailAt(op, crashdisk.Crash)
 		_ = m.life(d, src, false)
 		for _, fault := range []crashdisk.Fault{crashdisk.Crash, crashdisk.Torn, crashdisk.SyncFail, crashdisk.NoSpace, crashdisk.IOErrorAfter} {
 			for second := int64(1); second < 40; second++ {
 				found := d.Restart(crashdisk.KeepAll, 0)
 				found.FailAt(second, fault)
-				_, _ = Open(found, src, Options{})
+				_, _ = Open(found, src, m.options())
 				if !found.Fired() {
 					break
 				}

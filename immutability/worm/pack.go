@@ -2,13 +2,11 @@ package worm
 
 import (
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"math"
+	"os"
 	"slices"
 	"sync"
 
@@ -24,7 +22,53 @@ import (
 type Incoming struct {
 	Number  uint32
 	Session string
-	File    durable.File
+	File    durable.File // nil once it was handed on
+
+	// held is the file as it will be sealed, opened before anything was written to it; nil without a guard.
+	held durable.Held
+}
+
+// Hand gives the pack's writable descriptor to somebody else, for good: he writes and closes, and Seal, which is refused
+// with durable.ErrWriter as long as he has not, may then be tried again. It needs a guard.
+func (in *Incoming) Hand() (*os.File, error) {
+	if in.held == nil || in.File == nil {
+		return nil, fmt.Errorf("pack %d cannot be handed on: %w", in.Number, errors.ErrUnsupported)
+	}
+	f, err := durable.Descriptor(in.File)
+	if err != nil {
+		return nil, fmt.Errorf("pack %d: %w", in.Number, err)
+	}
+	_ = in.File.Close() // nothing was written through it
+	in.File = nil
+	return f, nil
+}
+
+// finish syncs and closes the file of a pack that was not handed on.
+func (in *Incoming) finish() error {
+	if in.File == nil {
+		return nil
+	}
+	err := in.File.Sync()
+	if cerr := in.File.Close(); err == nil {
+		err = cerr
+	}
+	return err
+}
+
+// close closes what is open of it.
+func (in *Incoming) close() {
+	if in.File != nil {
+		_ = in.File.Close() // may be closed already
+	}
+	in.letGo()
+}
+
+// letGo closes what was held.
+func (in *Incoming) letGo() {
+	if in.held != nil {
+		_ = in.held.Close() // only read from
+		in.held = nil
+	}
 }
 
 // PackInfo is a sealed pack as the ledger has it.
@@ -60,12 +104,24 @@ func (s *Store) CreatePack(session string) (*Incoming, error) {
 	n := s.next
 	s.live[n] = true
 	s.mu.Unlock()
-	f, err := s.disk.Create(incomingPack(n), 0o600)
+	var held durable.Held
+	f, err := s.disk.Create(incomingPack(n), s.sealedMode())
+	if err == nil {
+		// The second descriptor before anything is written through the first: a write that fails is told once to each
+		// descriptor, and never to one that was opened later.
+		if held, err = s.hold(incomingPack(n)); err != nil {
+			_ = f.Close()
+			_ = s.disk.Remove(incomingPack(n))
+		}
+	}
 	if err == nil {
 		// Power fails here: perhaps an empty file, or none and its number is used again: nothing
 		// was ever written under it.
 		if err = s.disk.SyncDir(incomingDir); err != nil {
 			_ = f.Close()
+			if held != nil {
+				_ = held.Close()
+			}
 			_ = s.disk.Remove(incomingPack(n)) // else a leftover without content
 		}
 	}
@@ -73,7 +129,7 @@ func (s *Store) CreatePack(session string) (*Incoming, error) {
 		s.forgetLive(n)
 		return nil, fmt.Errorf("pack %d: %w", n, err)
 	}
-	return &Incoming{Number: n, Session: session, File: f}, nil
+	return &Incoming{Number: n, Session: session, File: f, held: held}, nil
 }
 
 func (s *Store) forgetLive(n uint32) {
@@ -119,26 +175,45 @@ func recovered(seal ledger.Seal) ledger.Seal {
 
 // publishPack does all of Seal but the record.
 func (s *Store) publishPack(ctx context.Context, in *Incoming) (ledger.Seal, error) {
-	err := in.File.Sync()
-	if cerr := in.File.Close(); err == nil {
-		err = cerr
-	}
+	err := in.finish()
 	if err == nil {
 		err = ctx.Err()
 	}
+	if err == nil && in.File == nil && in.held == nil {
+		err = errors.New("its seal was tried before")
+	}
+	// Power fails here: a leftover with all its content.
+	if err == nil {
+		err = settled(in.held)
+	}
+	if errors.Is(err, durable.ErrWriter) && in.File == nil {
+		return ledger.Seal{}, err // whoever it was handed to has not closed it yet
+	}
+	defer in.letGo()
 	if err != nil {
 		return ledger.Seal{}, err // never tried again: after a failed sync nobody knows what is on the medium
 	}
-	// Power fails here: a leftover with all its content.
+	// From here on nobody can change what is hashed.
 	from, to := incomingPack(in.Number), packFile(in.Number)
-	sum, size, err := s.hash(ctx, from)
+	sum, size, err := s.hashIncoming(ctx, in, from)
 	if err != nil {
 		return ledger.Seal{}, err
 	}
-	if err := durable.Publish(s.disk, from, to); err != nil {
+	if err := s.publish(in.held, from, to); err != nil {
 		return ledger.Seal{}, err
 	}
 	return ledger.Seal{File: to, SHA256: sum, Bytes: size, Session: in.Session}, nil
+}
+
+// hashIncoming reads a pack that is to be sealed, through the descriptor whose lease was granted where there is one.
+func (s *Store) hashIncoming(ctx context.Context, in *Incoming, name string) (sum string, size int64, err error) {
+	if in.held == nil {
+		return s.hash(ctx, name)
+	}
+	if sum, size, err = hashReader(ctx, in.held); err != nil {
+		return "", 0, fmt.Errorf("read %s: %w", name, err)
+	}
+	return sum, size, nil
 }
 
 // hash reads a file to its end.
@@ -148,14 +223,10 @@ func (s *Store) hash(ctx context.Context, name string) (sum string, size int64, 
 		return "", 0, err
 	}
 	defer f.Close()
-	h := sha256.New()
-	buf := buffers.Get().(*[]byte)
-	defer buffers.Put(buf)
-	size, err = io.CopyBuffer(h, contextReader{ctx, f}, *buf)
-	if err != nil {
+	if sum, size, err = hashReader(ctx, f); err != nil {
 		return "", 0, fmt.Errorf("read %s: %w", name, err)
 	}
-	return hex.EncodeToString(h.Sum(nil)), size, nil
+	return sum, size, nil
 }
 
 var buffers = sync.Pool{New: func() any { b := make([]byte, 256<<10); return &b }}
@@ -177,13 +248,13 @@ func (s *Store) Drop(in *Incoming) error {
 	if err := s.writable(); err != nil {
 		return err
 	}
-	_ = in.File.Close() // may be closed already, and nothing of it is wanted
+	in.close() // nothing of it is wanted
 	s.write.Lock()
 	defer s.write.Unlock()
 	if file := packFile(in.Number); !s.recorded(file) {
 		// A seal that failed while it published may have left the new name, which may not be durable.
 		// It goes first: without the old name recovery would take it for a finished publication.
-		if err := durable.Remove(s.disk, file); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		if err := s.unpublish(file); err != nil {
 			return fmt.Errorf("pack %d: drop: %w", in.Number, err)
 		}
 	}
@@ -200,7 +271,7 @@ func (s *Store) Leave(in *Incoming) error {
 	if err := s.writable(); err != nil {
 		return err
 	}
-	_ = in.File.Close() // may be closed already, and nothing of it is relied on
+	in.close() // nothing of it is relied on
 	s.write.Lock()
 	defer s.write.Unlock()
 	file := packFile(in.Number)
@@ -208,21 +279,23 @@ func (s *Store) Leave(in *Incoming) error {
 		return nil
 	}
 	// As in Drop: a seal that failed midway may have left the new name.
-	if err := durable.Remove(s.disk, file); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	if err := s.unpublish(file); err != nil {
 		return fmt.Errorf("pack %d: leave: %w", in.Number, err)
 	}
 	s.forgetLive(in.Number)
 	return nil
 }
 
-// Settle tries again to record what is published and could not be recorded. What still fails waits for the next record.
-func (s *Store) Settle() {
+// Settle tries again to record what is published and could not be recorded, and says how much of it is left. That waits for
+// the next record.
+func (s *Store) Settle() (pending int) {
 	if s.readOnly {
-		return
+		return 0
 	}
 	s.write.Lock()
 	defer s.write.Unlock()
 	s.flush()
+	return len(s.pending)
 }
 
 // recorded says whether a record names a file or is about to. s.write is held.
@@ -333,6 +406,7 @@ func (s *Store) Claim(session string, packs *roaring.Bitmap) (missing *roaring.B
 	for n := range roaring.Values(packs) {
 		if s.state.reliable(n) {
 			claims.Add(n)
+			delete(s.marks.packs, n)
 		} else {
 			missing.Add(n)
 		}
@@ -348,6 +422,7 @@ func (s *Store) ClaimOne(session string, pack uint32) bool {
 		return false
 	}
 	s.claim(session).Add(pack)
+	delete(s.marks.packs, pack)
 	return true
 }
 

@@ -2,9 +2,7 @@ package worm
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"io/fs"
 	"maps"
 	"path"
 	"slices"
@@ -62,6 +60,11 @@ func (s *Store) Prune(ctx context.Context, dry bool) (PruneReport, error) {
 	if err != nil || dry {
 		return p.report, err
 	}
+	return s.execute(ctx, p)
+}
+
+// execute carries a plan out. s.write is held.
+func (s *Store) execute(ctx context.Context, p plan) (PruneReport, error) {
 	done := PruneReport{Decisions: p.report.Decisions}
 	for _, in := range p.intents() {
 		if err := ctx.Err(); err != nil {
@@ -294,19 +297,17 @@ func (s *Store) sweptPack(n uint32) PackInfo {
 // finish removes the files of an intent and records that. s.write is held.
 func (s *Store) finish(seq uint64, in *ledger.Intent) error {
 	files := make([]string, 0, len(in.Files))
-	dirs := map[string]bool{}
+	dirs := map[string][]string{}
 	for _, f := range in.Files {
 		if !removable(f.File) {
 			return fmt.Errorf("intent %d names %q, which is no pack and no manifest", seq, f.File)
 		}
-		if err := s.disk.Remove(f.File); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return err
-		}
-		dirs[path.Dir(f.File)] = true
+		dir := path.Dir(f.File)
+		dirs[dir] = append(dirs[dir], f.File)
 		files = append(files, f.File)
 	}
 	for _, dir := range slices.Sorted(maps.Keys(dirs)) {
-		if err := s.disk.SyncDir(dir); err != nil {
+		if err := s.removeFinal(dir, dirs[dir]); err != nil {
 			return err
 		}
 	}
@@ -338,18 +339,18 @@ func (s *Store) sweep() {
 		if err != nil {
 			continue
 		}
-		back := false
+		var back []string
 		for base := range names {
 			file := path.Join(dir, base)
 			s.mu.Lock()
 			gone := s.state.removed[file] != 0 && !s.state.named(file)
 			s.mu.Unlock()
 			if gone && removable(file) {
-				back = s.disk.Remove(file) == nil || back
+				back = append(back, file)
 			}
 		}
-		if back {
-			_ = s.disk.SyncDir(dir)
+		if len(back) > 0 {
+			_ = s.removeFinal(dir, back)
 		}
 	}
 }

@@ -28,6 +28,9 @@ func (s *Store) recover() error {
 			return err
 		}
 	}
+	if err := s.guardDirectories(); err != nil {
+		return err
+	}
 	s.sweepTemporary()
 	s.sweep()
 	if err := s.record(packsDir); err != nil {
@@ -37,6 +40,10 @@ func (s *Store) recover() error {
 		return err
 	}
 	if err := s.clearIncoming(); err != nil {
+		return err
+	}
+	// Last, because a file that is immutable cannot lose its old name any more.
+	if err := s.guardFiles(); err != nil {
 		return err
 	}
 	return s.restoreKeyring()
@@ -85,18 +92,24 @@ func (s *Store) record(dir string) error {
 // durable, whatever syncing the directory says now: so it is published again.
 func (s *Store) recordFile(file, incoming, want string) error {
 	if info, err := s.disk.Stat(incoming); err == nil && info.Size() > 0 { // an empty one only keeps a number
-		if err := durable.Remove(s.disk, file); err != nil {
+		if err := s.unpublish(file); err != nil {
 			return err
 		}
 		// Power fails here: a leftover with all its content, or a manifest that was never committed.
-		if err := durable.Publish(s.disk, incoming, file); err != nil {
+		if err := s.publishAgain(incoming, file); err != nil {
+			if _, serr := s.disk.Stat(file); errors.Is(err, durable.ErrWriter) && errors.Is(serr, fs.ErrNotExist) {
+				return nil // whoever still writes to it writes to a leftover
+			}
 			return err
 		}
 	} else if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
 	_ = s.disk.Forget(file) // hash what is on the medium, where the system can be moved to it
-	sum, size, err := s.hash(context.Background(), file)
+	sum, size, err := s.hashFinal(context.Background(), file)
+	if errors.Is(err, durable.ErrWriter) {
+		return err // who can write to it can change it under its record
+	}
 	if err != nil {
 		// Nothing that was acknowledged relies on it, so it keeps nobody out of the vault: the next Open tries again.
 		s.found = append(s.found, Damage{What: file, Detail: fmt.Sprintf("no record names it, and it cannot be read to be recorded: %v; take it away if that stays so", err)})

@@ -36,6 +36,10 @@ var (
 type Options struct {
 	// ReadOnly changes nothing on the disk and needs no signing key. A damaged ledger can be read so.
 	ReadOnly bool
+	// Guard makes sealed files immutable and their directories append-only, and seals a file only once nobody has it open
+	// for writing. The disk must be a durable.GuardedDisk, and the process may set flags: see Store.Unguarded for what was
+	// not so. It means nothing together with ReadOnly.
+	Guard bool
 }
 
 // Store is an open write-once store. All methods are safe for concurrent use. One process at a time
@@ -46,6 +50,9 @@ type Store struct {
 	ledger   *ledger.Ledger
 	readOnly bool
 	found    []Damage // what was wrong already at Open
+	// guard is the disk with its flags and leases, nil where they are not used.
+	guard     durable.GuardedDisk
+	unguarded int // sealed files that were not immutable at Open
 
 	// write is held by whoever decides something and puts it into the ledger, from the first look at
 	// the state to the record. It is taken before mu.
@@ -57,6 +64,7 @@ type Store struct {
 	mu     sync.Mutex // guards all below; never held during I/O
 	state  *state
 	claims map[string]*roaring.Bitmap // packs that running sessions rely on
+	marks  marks                      // what is condemned, and since when
 	next   uint32                     // lowest pack number that was never used
 	live   map[uint32]bool            // packs of this process that grow or are being sealed
 	// published are manifests that this process published and may not have committed.
@@ -84,6 +92,13 @@ func Open(d durable.Disk, src clock.Source, o Options) (*Store, error) {
 	s := &Store{
 		disk: d, ledger: l, readOnly: o.ReadOnly, state: newState(), claims: map[string]*roaring.Bitmap{},
 		live: map[uint32]bool{}, published: map[string]bool{}, attempted: map[string]bool{},
+	}
+	if o.Guard && !o.ReadOnly {
+		g, ok := d.(durable.GuardedDisk)
+		if !ok {
+			return nil, errors.Join(errors.New("this disk has neither flags nor leases"), l.Close())
+		}
+		s.guard = g
 	}
 	for _, step := range []func() error{s.replay, s.identify, s.newestLedger} {
 		if err := step(); err != nil {

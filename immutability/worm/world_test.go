@@ -113,6 +113,7 @@ func commit(t testing.TB, s *Store, source, session string, lock ledger.Lock, mo
 
 // memory is what a process was told, and holds the vault to it.
 type memory struct {
+	guard       bool // the disk's flags and leases are used
 	created     bool
 	tried       bool              // Init was begun
 	packs       map[uint32][]byte // sealed, acknowledged
@@ -126,6 +127,15 @@ type acked struct {
 	manifest []byte
 	until    time.Time
 	mode     ledger.Mode
+}
+
+func (m *memory) options() Options { return Options{Guard: m.guard} }
+
+// newGuarded is a memory of a vault whose disk's flags and leases are used.
+func newGuarded() *memory {
+	m := newMemory()
+	m.guard = true
+	return m
 }
 
 func newMemory() *memory {
@@ -188,7 +198,7 @@ func (m *memory) life(d durable.Disk, src *clock.Manual, persist bool) error {
 	}
 	m.created = true
 	var s *Store
-	opening := func() (err error) { s, err = Open(d, src, Options{}); return err }
+	opening := func() (err error) { s, err = Open(d, src, m.options()); return err }
 	if err := again(opening); err != nil {
 		return err
 	}
@@ -243,9 +253,9 @@ func (m *memory) prove(d *crashdisk.Disk, src clock.Source, tries int) error {
 		return m.proveUnborn(d, src)
 	}
 	for round := range 2 {
-		s, err := Open(d, src, Options{})
+		s, err := Open(d, src, m.options())
 		for try := 1; err != nil && try < tries; try++ {
-			s, err = Open(d, src, Options{})
+			s, err = Open(d, src, m.options())
 		}
 		if err != nil {
 			return fmt.Errorf("round %d: open: %w", round, err)
@@ -260,7 +270,7 @@ func (m *memory) prove(d *crashdisk.Disk, src clock.Source, tries int) error {
 
 // proveUnborn: of a vault whose Init failed, either it is there or Init can be tried again.
 func (m *memory) proveUnborn(d *crashdisk.Disk, src clock.Source) error {
-	s, openErr := Open(d, src, Options{})
+	s, openErr := Open(d, src, m.options())
 	if openErr == nil {
 		if bad := s.Check(ctx, true); len(bad) > 0 {
 			return fmt.Errorf("check: %v", bad)
@@ -270,7 +280,7 @@ func (m *memory) proveUnborn(d *crashdisk.Disk, src clock.Source) error {
 	if _, err := Init(d, src, initOptions()); err != nil {
 		return fmt.Errorf("neither open (%w) nor init (%w)", openErr, err)
 	}
-	_, err := Open(d.Restart(crashdisk.LoseUnsynced, 0), src, Options{})
+	_, err := Open(d.Restart(crashdisk.LoseUnsynced, 0), src, m.options())
 	return err
 }
 

@@ -5,6 +5,8 @@ import (
 	"io/fs"
 	"maps"
 	"slices"
+
+	"github.com/holdfast-vault/holdfast/immutability/durable"
 )
 
 // inode is a file or a directory, in its two states.
@@ -15,6 +17,15 @@ import (
 type inode struct {
 	dir  bool
 	perm fs.FileMode
+
+	// flags are those in force, mediumFlags those on the medium. changed has what they became since the last sync, one after
+	// another; its last are those in force.
+	flags       durable.Flags
+	mediumFlags durable.Flags
+	changed     []durable.Flags
+	// writers counts the open files that may write, lease is the one that was promised that there is none.
+	writers int
+	lease   *held
 
 	// A file. data is what reads see. medium is what is on the medium, never longer than data. Of the bytes of data, those
 	// in dirty wait for a sync and those in lost were dropped by a failed one: the kernel took them for written. All
@@ -54,6 +65,7 @@ func (n *inode) write(p []byte) {
 
 // sync moves the dirty bytes to the medium. Bytes that an earlier sync lost stay lost: they are a hole on the medium.
 func (n *inode) sync() {
+	n.syncFlags()
 	if len(n.dirty) == 0 {
 		return
 	}
@@ -114,6 +126,7 @@ func (n *inode) set(name string, e *inode) {
 
 // syncDir moves the changed entries to the medium.
 func (n *inode) syncDir() {
+	n.syncFlags()
 	for name, values := range n.pending {
 		if last := values[len(values)-1]; last == nil {
 			delete(n.durable, name)
@@ -145,7 +158,7 @@ func (n *inode) clone(seen map[*inode]*inode) *inode {
 	if c, ok := seen[n]; ok {
 		return c
 	}
-	c := &inode{dir: n.dir, perm: n.perm}
+	c := &inode{dir: n.dir, perm: n.perm, flags: n.flags, mediumFlags: n.mediumFlags, changed: slices.Clone(n.changed)}
 	seen[n] = c
 	if !n.dir {
 		// Whoever appends first, the original or the copy, must not write into the other's memory.

@@ -32,6 +32,9 @@ func (d *Disk) Create(name string, perm fs.FileMode) (durable.File, error) {
 	if _, ok := dir.entries[base]; ok {
 		return nil, &fs.PathError{Op: "create", Path: name, Err: fs.ErrExist}
 	}
+	if err := dir.mayGain(); err != nil {
+		return nil, &fs.PathError{Op: "create", Path: name, Err: err}
+	}
 	n := newFile(perm)
 	_, err = d.run(operation{
 		kind: grows, verb: "create", name: name, text: "create " + name,
@@ -40,16 +43,29 @@ func (d *Disk) Create(name string, perm fs.FileMode) (durable.File, error) {
 	if err != nil {
 		return nil, err
 	}
+	n.writers++
 	return &file{d: d, n: n, name: name, writable: true}, nil
 }
 
-// Append implements durable.Opener.
-func (d *Disk) Append(name string) (durable.File, error) { return d.open(name, true) }
+// Append implements durable.Opener. A lease is broken at once, where a real system would wait a while.
+func (d *Disk) Append(name string) (durable.File, error) {
+	f, err := d.open(name, true)
+	if err != nil {
+		return nil, err
+	}
+	return f, nil
+}
 
 // Open implements durable.Opener.
-func (d *Disk) Open(name string) (durable.File, error) { return d.open(name, false) }
+func (d *Disk) Open(name string) (durable.File, error) {
+	f, err := d.open(name, false)
+	if err != nil {
+		return nil, err
+	}
+	return f, nil
+}
 
-func (d *Disk) open(name string, writable bool) (durable.File, error) {
+func (d *Disk) open(name string, writable bool) (*file, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if err := d.alive("open", name); err != nil {
@@ -58,6 +74,13 @@ func (d *Disk) open(name string, writable bool) (durable.File, error) {
 	n, err := d.file("open", name)
 	if err != nil {
 		return nil, err
+	}
+	if writable {
+		if n.flags&durable.Immutable != 0 {
+			return nil, &fs.PathError{Op: "open", Path: name, Err: errFlagged}
+		}
+		n.writers++
+		n.lease = nil
 	}
 	return &file{d: d, n: n, name: name, writable: writable}, nil
 }
@@ -82,6 +105,9 @@ func (d *Disk) Link(oldname, newname string) error {
 	}
 	if _, ok := dir.entries[base]; ok {
 		return &fs.PathError{Op: "link", Path: newname, Err: fs.ErrExist}
+	}
+	if dir.mayGain() != nil || n.mayMove() != nil {
+		return &fs.PathError{Op: "link", Path: newname, Err: errFlagged}
 	}
 	_, err = d.run(operation{
 		kind: grows, verb: "link", name: newname, text: "link " + oldname + " " + newname,
@@ -114,6 +140,9 @@ func (d *Disk) Rename(oldname, newname string) error {
 		return nil // two names of one file: POSIX leaves both
 	}
 	if err := mayReplace(n, replaced, to); err != nil {
+		return &fs.PathError{Op: "rename", Path: newname, Err: err}
+	}
+	if err := flaggedRename(from, to, n, replaced); err != nil {
 		return &fs.PathError{Op: "rename", Path: newname, Err: err}
 	}
 	_, err = d.run(operation{
@@ -161,6 +190,9 @@ func (d *Disk) Remove(name string) error {
 	if n.dir && len(n.entries) > 0 {
 		return &fs.PathError{Op: "remove", Path: name, Err: errNotEmpty}
 	}
+	if err := dir.mayLose(n); err != nil {
+		return &fs.PathError{Op: "remove", Path: name, Err: err}
+	}
 	_, err = d.run(operation{
 		kind: frees, verb: "remove", name: name, text: "remove " + name,
 		do: func() { dir.set(base, nil) },
@@ -184,6 +216,9 @@ func (d *Disk) Mkdir(name string, perm fs.FileMode) error {
 	}
 	if _, ok := dir.entries[base]; ok {
 		return &fs.PathError{Op: "mkdir", Path: name, Err: fs.ErrExist}
+	}
+	if err := dir.mayGain(); err != nil {
+		return &fs.PathError{Op: "mkdir", Path: name, Err: err}
 	}
 	_, err = d.run(operation{
 		kind: grows, verb: "mkdir", name: name, text: "mkdir " + name,
@@ -355,6 +390,9 @@ func (f *file) Close() error {
 		return &fs.PathError{Op: "close", Path: f.name, Err: fs.ErrClosed}
 	}
 	f.closed = true
+	if f.writable {
+		f.n.writers--
+	}
 	return nil
 }
 

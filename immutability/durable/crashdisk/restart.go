@@ -5,6 +5,8 @@ import (
 	"maps"
 	"math/rand/v2"
 	"slices"
+
+	"github.com/holdfast-vault/holdfast/immutability/durable"
 )
 
 // Loss says how much of what was not synced is lost with the power. What a failed sync dropped is lost in every case.
@@ -59,12 +61,16 @@ type restart struct {
 func (r *restart) inode(n *inode) *inode {
 	if !n.dir {
 		found := newFile(n.perm)
+		found.flags = r.flags(n)
+		found.mediumFlags = found.flags
 		found.data = r.content(n)
 		found.medium = slices.Clip(found.data)
 		r.seen[n] = found
 		return found
 	}
 	found := newDirectory(n.perm)
+	found.flags = r.flags(n)
+	found.mediumFlags = found.flags
 	r.seen[n] = found
 	for _, name := range names(n) {
 		e := r.entry(n, name)
@@ -110,6 +116,19 @@ func (r *restart) entry(n *inode, name string) *inode {
 		return n.durable[name]
 	}
 	return pending[pick-1]
+}
+
+// flags picks the flags of a file or directory.
+func (r *restart) flags(n *inode) durable.Flags {
+	switch {
+	case len(n.changed) == 0 || r.loss == KeepAll:
+		return n.flags
+	case r.loss == Random:
+		if pick := r.rng.IntN(len(n.changed) + 1); pick > 0 {
+			return n.changed[pick-1]
+		}
+	}
+	return n.mediumFlags
 }
 
 // content picks what a file consists of.

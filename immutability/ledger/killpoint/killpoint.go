@@ -18,7 +18,7 @@ type Disk struct {
 	Before func()
 }
 
-var _ durable.Disk = (*Disk)(nil)
+var _ durable.GuardedDisk = (*Disk)(nil)
 
 // Create calls Before and creates.
 func (d *Disk) Create(name string, perm fs.FileMode) (durable.File, error) {
@@ -64,6 +64,36 @@ func (d *Disk) Mkdir(name string, perm fs.FileMode) error {
 func (d *Disk) SyncDir(name string) error {
 	d.Before()
 	return d.Disk.SyncDir(name)
+}
+
+// SetFlags calls Before and sets.
+func (d *Disk) SetFlags(name string, set, lift durable.Flags) error {
+	d.Before()
+	return d.Disk.SetFlags(name, set, lift)
+}
+
+// Hold opens a file whose flags and syncs call Before.
+func (d *Disk) Hold(name string) (durable.Held, error) {
+	h, err := d.Disk.Hold(name)
+	if err != nil {
+		return nil, err
+	}
+	return &held{Held: h, before: d.Before}, nil
+}
+
+type held struct {
+	durable.Held
+	before func()
+}
+
+func (h *held) SetFlags(set, lift durable.Flags) error {
+	h.before()
+	return h.Held.SetFlags(set, lift)
+}
+
+func (h *held) Sync() error {
+	h.before()
+	return h.Held.Sync()
 }
 
 type file struct {

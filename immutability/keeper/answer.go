@@ -1,0 +1,343 @@
+package keeper
+
+import (
+	"context"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"syscall"
+
+	"github.com/RoaringBitmap/roaring/v2"
+
+	"github.com/holdfast-vault/holdfast/immutability/durable"
+	"github.com/holdfast-vault/holdfast/immutability/ledger"
+	"github.com/holdfast-vault/holdfast/immutability/reliance"
+	"github.com/holdfast-vault/holdfast/immutability/worm"
+)
+
+// do answers one request; the descriptor of a pack that was created goes with the reply.
+func (p *peer) do(ctx context.Context, k Kind, m body) (body, *grown, error) {
+	switch m := m.(type) {
+	case *Hello:
+		return p.hello()
+	case *Session:
+		if k == KindCreate {
+			return p.create(m.Session)
+		}
+		p.s.store.Release(m.Session)
+		return &Nothing{}, nil, nil
+	case *Pack:
+		reply, err := p.pack(ctx, k, m.Number)
+		return reply, nil, err
+	case *Put:
+		reply, err := p.put(m)
+		return reply, nil, err
+	case *Commit:
+		reply, err := p.commit(ctx, m)
+		return reply, nil, err
+	}
+	reply, err := p.ask(ctx, k, m)
+	return reply, nil, err
+}
+
+// ask answers what concerns no file of the connection's own.
+func (p *peer) ask(ctx context.Context, k Kind, m body) (body, error) {
+	store := p.s.store
+	switch m := m.(type) {
+	case *Source:
+		label, previous, err := store.NextLabel(m.Source)
+		return &Label{Label: label, Previous: previous}, err
+	case *Extend:
+		return p.extend(ctx, m)
+	case *Claim:
+		return p.claim(m)
+	}
+	switch k {
+	case KindLeftovers:
+		return p.leftovers()
+	case KindCondemn:
+		snapshots, packs, err := store.Condemn(ctx)
+		return &Condemned{Packs: uint32(packs), Snapshots: uint32(snapshots)}, err
+	case KindSweep:
+		rep, err := store.Sweep(ctx)
+		return &Swept{Packs: uint32(len(rep.Packs)), Snapshots: uint32(len(rep.Snapshots)), Bytes: uint64(rep.Bytes)}, err
+	case KindCheckpoint:
+		return &Checkpoint{Note: store.Ledger().Checkpoint()}, nil
+	case KindNow:
+		return p.now()
+	case KindSettle:
+		return &Pending{Files: uint32(store.Settle())}, nil
+	case KindInspect:
+		return p.inspect(ctx), nil
+	}
+	return nil, fmt.Errorf("%w: %v", ErrMalformed, k)
+}
+
+func (p *peer) hello() (body, *grown, error) {
+	return &Welcome{
+		Vault: p.s.store.Vault(), Verifier: p.s.store.Ledger().Verifier(), Level: p.s.o.Level, PID: uint32(os.Getpid()),
+	}, nil, nil
+}
+
+var errTooMany = errors.New("too many at once: seal, drop or leave some first")
+
+func (p *peer) create(session string) (body, *grown, error) {
+	p.mu.Lock()
+	full := len(p.growing)+p.creates >= growingMax
+	if !full {
+		p.creates++
+	}
+	p.mu.Unlock()
+	if full {
+		return nil, nil, fmt.Errorf("%d packs grow: %w", growingMax, errTooMany)
+	}
+	in, err := p.s.store.CreatePack(session)
+	var file *os.File
+	if err == nil {
+		if file, err = in.Hand(); err != nil {
+			err = errors.Join(err, p.s.store.Drop(in))
+		}
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.creates--
+	if err != nil {
+		return nil, nil, err
+	}
+	g := &grown{in: in, file: file, handed: make(chan struct{})}
+	p.growing[in.Number] = g
+	return &Pack{Number: in.Number}, g, nil
+}
+
+// take gives a pack that this connection grows to one request alone.
+func (p *peer) take(n uint32) (*grown, error) {
+	p.mu.Lock()
+	g := p.growing[n]
+	delete(p.growing, n)
+	p.mu.Unlock()
+	if g == nil {
+		return nil, fmt.Errorf("pack %d is not one that this connection grows: %w", n, worm.ErrNoPack)
+	}
+	<-g.handed // its reply is out, or it could not have been asked for, or will be in a moment
+	return g, nil
+}
+
+func (p *peer) pack(ctx context.Context, k Kind, n uint32) (body, error) {
+	if k == KindDiscard {
+		return &Nothing{}, p.s.store.Discard(n)
+	}
+	g, err := p.take(n)
+	if err != nil {
+		return nil, err
+	}
+	switch k {
+	case KindSeal:
+		return p.seal(ctx, g)
+	case KindDrop:
+		err = p.s.store.Drop(g.in)
+	default:
+		err = p.s.store.Leave(g.in)
+	}
+	if err != nil {
+		p.giveBack(g)
+	}
+	return &Nothing{}, err
+}
+
+func (p *peer) giveBack(g *grown) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.growing[g.in.Number] = g
+}
+
+// seal finishes what it began even where the connection ends meanwhile. A pack whose seal failed can be dropped or left.
+func (p *peer) seal(ctx context.Context, g *grown) (body, error) {
+	info, err := p.s.store.Seal(context.WithoutCancel(ctx), g.in)
+	if err != nil {
+		p.giveBack(g)
+		return nil, err
+	}
+	reply := &Sealed{Bytes: uint64(info.Bytes)}
+	reply.SHA256, err = parseID(info.SHA256)
+	return reply, err
+}
+
+func parseID(digits string) (id ID, err error) {
+	b, err := hex.DecodeString(digits)
+	if err != nil || len(b) != len(id) {
+		return ID{}, fmt.Errorf("%q is not 64 hex digits", digits)
+	}
+	return ID(b), nil
+}
+
+func (id ID) String() string { return hex.EncodeToString(id[:]) }
+
+func (p *peer) leftovers() (body, error) {
+	left, err := p.s.store.Leftovers()
+	if err != nil {
+		return nil, err
+	}
+	reply := &Leftovers{}
+	for _, l := range left[:min(len(left), leftoverMax)] {
+		reply.Packs = append(reply.Packs, Leftover{Number: l.Number, Bytes: uint64(l.Bytes)})
+	}
+	return reply, nil
+}
+
+// put adds a piece to a manifest on its way.
+func (p *peer) put(m *Put) (body, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	have, began := p.uploads[m.Session]
+	if m.Offset == 0 {
+		have = nil
+	}
+	switch {
+	case int64(m.Offset) != int64(len(have)):
+		return nil, fmt.Errorf("a piece of a manifest at %d, and %d bytes have come", m.Offset, len(have))
+	case len(have)+len(m.Data) > reliance.MaxManifest:
+		delete(p.uploads, m.Session)
+		return nil, fmt.Errorf("the manifest has more than %d bytes", reliance.MaxManifest)
+	case !began && len(p.uploads) >= uploadsMax:
+		return nil, fmt.Errorf("%d manifests are on their way: %w", uploadsMax, errTooMany)
+	}
+	p.uploads[m.Session] = append(have, m.Data...)
+	return &Length{Bytes: uint32(len(p.uploads[m.Session]))}, nil
+}
+
+var modes = []ledger.Mode{"", ledger.Governance, ledger.Compliance}
+
+func (l Lock) ledger() (ledger.Lock, error) {
+	if l.Seconds > 1<<40 {
+		return ledger.Lock{}, fmt.Errorf("a lock of %d s", l.Seconds)
+	}
+	return ledger.Lock{Mode: modes[l.Mode], ForSeconds: int64(l.Seconds)}, nil
+}
+
+func lockOf(l ledger.Lock) Lock {
+	out := Lock{Seconds: uint64(max(l.ForSeconds, 0))}
+	for i, mode := range modes {
+		if mode == l.Mode {
+			out.Mode = uint8(i)
+		}
+	}
+	return out
+}
+
+func (p *peer) commit(ctx context.Context, m *Commit) (body, error) {
+	p.mu.Lock()
+	manifest := p.uploads[m.Session]
+	delete(p.uploads, m.Session)
+	p.mu.Unlock()
+	if len(manifest) != int(m.Bytes) || reliance.ID(manifest) != m.Snapshot.String() {
+		return nil, fmt.Errorf("the manifest that came (%d bytes) is not the one that was meant (%d): put it again", len(manifest), m.Bytes)
+	}
+	lock, err := m.Lock.ledger()
+	if err != nil {
+		return nil, err
+	}
+	snap, err := p.s.store.Commit(context.WithoutCancel(ctx), m.Session, manifest, lock)
+	if err != nil {
+		return nil, err
+	}
+	return &Committed{Label: snap.Label, Lock: lockOf(snap.Lock)}, nil
+}
+
+// extend grows a lock up to what the policy allows. More needs people, and they do not come through the daemon.
+func (p *peer) extend(ctx context.Context, m *Extend) (body, error) {
+	lock, err := m.Lock.ledger()
+	if err != nil {
+		return nil, err
+	}
+	if most := p.s.store.Policy().MaxSeconds; lock.ForSeconds > most {
+		return nil, fmt.Errorf("a lock of %d s: the daemon may ask for %d s at most, which is the policy's longest", lock.ForSeconds, most)
+	}
+	snap, err := p.s.store.Extend(ctx, m.Snapshot.String(), lock, m.By)
+	if err != nil {
+		return nil, err
+	}
+	reply := lockOf(snap.Lock)
+	return &reply, nil
+}
+
+func (p *peer) claim(m *Claim) (body, error) {
+	if !reliance.ValidSession(m.Session) {
+		return nil, fmt.Errorf("session %q is not 1 to 64 of [A-Za-z0-9_-]", m.Session)
+	}
+	set, err := parseSet(m.Packs)
+	if err != nil {
+		return nil, err
+	}
+	missing, err := appendSet(p.s.store.Claim(m.Session, set))
+	return &PackSet{Packs: missing}, err
+}
+
+// parseSet and appendSet use the form that a set of packs has in a manifest's head, in its only spelling.
+func parseSet(b []byte) (*roaring.Bitmap, error) { return reliance.Head{Packs: b}.PackSet() }
+
+func appendSet(set *roaring.Bitmap) ([]byte, error) {
+	var h reliance.Head
+	err := h.SetPacks(set)
+	return h.Packs, err
+}
+
+func (p *peer) now() (body, error) {
+	now, err := p.s.store.Now()
+	if err != nil {
+		return nil, err
+	}
+	reply := &Now{Wall: uint64(max(now.Wall.Unix(), 0)), Running: uint64(max(now.Running, 0)), Boot: now.Boot}
+	reply.Shifted, reply.Why = p.s.store.ClockShifted()
+	return reply, nil
+}
+
+// inspect tells what only the keeper can see: the daemon checks everything else itself.
+func (p *peer) inspect(ctx context.Context) body {
+	reply := &Findings{}
+	if n := p.s.store.Unguarded(); n > 0 {
+		reply.Lines = append(reply.Lines, fmt.Sprintf("%d sealed files were not immutable when the keeper started", n))
+	}
+	for _, d := range p.s.store.Check(ctx, false) {
+		if len(reply.Lines) < findingsMax {
+			line := d.String()
+			reply.Lines = append(reply.Lines, line[:min(len(line), textMax)])
+		}
+	}
+	return reply
+}
+
+// failure puts an error into the protocol's words.
+func failure(err error) *Failure {
+	f := &Failure{Code: Refused, Text: err.Error()}
+	var missing *worm.MissingPacks
+	var stale *worm.StaleHead
+	switch {
+	case errors.As(err, &missing):
+		if set, serr := appendSet(roaring.BitmapOf(missing.Packs...)); serr == nil && len(set) <= packSetMax {
+			f.Code, f.Packs = Missing, set
+		}
+	case errors.As(err, &stale):
+		f.Code = Stale
+	case errors.Is(err, worm.ErrShorter):
+		f.Code = Shorter
+	case errors.Is(err, worm.ErrNoSnapshot), errors.Is(err, worm.ErrNoPack):
+		f.Code = Absent
+	case errors.Is(err, durable.ErrWriter), errors.Is(err, errTooMany):
+		f.Code = Busy
+	case durable.IsNoSpace(err):
+		f.Code = Full
+	case errors.Is(err, ledger.ErrBroken):
+		f.Code = Unknown
+	case errors.Is(err, ledger.ErrForeign):
+		f.Code = Halted
+	}
+	return f
+}
+
+// isEnd says whether a connection ended as connections do.
+func isEnd(err error) bool {
+	return errors.Is(err, io.EOF) || errors.Is(err, net.ErrClosed) || errors.Is(err, syscall.ECONNRESET)
+}

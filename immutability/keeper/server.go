@@ -1,0 +1,277 @@
+package keeper
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/holdfast-vault/holdfast/immutability/worm"
+)
+
+const (
+	connectionsMax = 4
+	workMax        = 16 // requests of one connection at work
+	growingMax     = 64 // packs of one connection that grow
+	uploadsMax     = 2  // manifests of one connection on their way
+	// replyWithin is how long a peer may let a reply wait: who does not read is cut off.
+	replyWithin = 30 * time.Second
+)
+
+// Options of a Server.
+type Options struct {
+	UID   uint32 // whose connections are answered
+	Level string // the protection that holds, for Welcome
+	// Logf is told of connections that were refused or ended badly; nil for nobody. What a peer sent is printed with %q.
+	Logf func(format string, args ...any)
+}
+
+// Server answers the daemon. The store must be open for writing, with its guard.
+type Server struct {
+	store *worm.Store
+	o     Options
+}
+
+// NewServer makes a server of a store, which stays the caller's to close once Serve has returned.
+func NewServer(store *worm.Store, o Options) *Server {
+	if o.Logf == nil {
+		o.Logf = func(string, ...any) {}
+	}
+	return &Server{store: store, o: o}
+}
+
+// Serve answers connections until ctx ends, and returns once all of them are closed and all their requests are done. It
+// closes l.
+func (s *Server) Serve(ctx context.Context, l *net.UnixListener) error {
+	ctx, cancel := context.WithCancel(ctx)
+	var all sync.WaitGroup
+	defer all.Wait()
+	defer cancel()
+	stop := context.AfterFunc(ctx, func() { _ = l.Close() })
+	defer stop()
+	room := make(chan struct{}, connectionsMax)
+	for {
+		c, err := l.AcceptUnix()
+		if err != nil {
+			_ = l.Close()
+			if ctx.Err() != nil {
+				return nil
+			}
+			return fmt.Errorf("keeper: %w", err)
+		}
+		if err := s.admit(c); err != nil {
+			s.o.Logf("keeper: a connection was refused: %v", err)
+			_ = c.Close()
+			continue
+		}
+		select {
+		case room <- struct{}{}:
+		default:
+			s.o.Logf("keeper: a connection was refused: there are %d", connectionsMax)
+			_ = c.Close()
+			continue
+		}
+		all.Go(func() {
+			defer func() { <-room }()
+			s.connection(ctx, c)
+		})
+	}
+}
+
+// admit asks the kernel who is at the other end.
+func (s *Server) admit(c *net.UnixConn) error {
+	conn, err := c.SyscallConn()
+	if err != nil {
+		return err
+	}
+	var peer *syscall.Ucred
+	var perr error
+	if err := conn.Control(func(fd uintptr) {
+		peer, perr = syscall.GetsockoptUcred(int(fd), syscall.SOL_SOCKET, syscall.SO_PEERCRED)
+	}); err != nil {
+		return err
+	}
+	if perr != nil {
+		return perr
+	}
+	if peer.Uid != s.o.UID {
+		return fmt.Errorf("it is of user %d (process %d), and only user %d is answered", peer.Uid, peer.Pid, s.o.UID)
+	}
+	return nil
+}
+
+// connection is one life of the daemon.
+func (s *Server) connection(ctx context.Context, c *net.UnixConn) {
+	ctx, cancel := context.WithCancel(ctx)
+	p := &peer{
+		s: s, c: c, growing: map[uint32]*grown{}, uploads: map[string][]byte{},
+		slots: make(chan struct{}, workMax), cut: cancel, asked: map[uint32]bool{},
+	}
+	stop := context.AfterFunc(ctx, func() { _ = c.Close() }) // ends reading, and writing to a peer that does not read
+	err := p.serve(ctx)
+	cancel()
+	stop()
+	_ = c.Close()
+	p.work.Wait()
+	p.leave()
+	if err != nil {
+		s.o.Logf("keeper: a connection ended: %v", err)
+	}
+}
+
+// peer is the other end of a connection.
+type peer struct {
+	s    *Server
+	c    *net.UnixConn
+	cut  context.CancelFunc
+	work sync.WaitGroup
+	// slots are taken by requests at work.
+	slots chan struct{}
+
+	mu      sync.Mutex // guards all down to asked
+	growing map[uint32]*grown
+	creates int               // packs that are being created
+	uploads map[string][]byte // manifests on their way, by session
+	asked   map[uint32]bool   // numbers of requests at work
+
+	writing sync.Mutex // a reply is written whole
+}
+
+// grown is a pack that grows.
+type grown struct {
+	in *worm.Incoming
+	// file is its writable descriptor until that was handed on. The keeper must not hold one itself: no seal would ever get
+	// its lease. handed is closed once it does not.
+	file   *os.File
+	handed chan struct{}
+}
+
+// hand says that the descriptor was sent, or never will be.
+func (g *grown) hand() {
+	_ = g.file.Close()
+	close(g.handed)
+}
+
+// serve reads requests until the connection ends. An end between two requests is none of its errors.
+func (p *peer) serve(ctx context.Context) error {
+	greeted := false
+	for {
+		f, err := readFrame(p.c)
+		switch {
+		case ctx.Err() != nil, isEnd(err):
+			return nil
+		case errors.Is(err, ErrVersion):
+			p.fail(f, &Failure{Code: OtherVersion, Text: err.Error()})
+			return err
+		case err != nil:
+			return err
+		}
+		m, err := parseRequest(f)
+		if err == nil && !greeted && f.Kind != KindHello {
+			err = fmt.Errorf("%w: %v before hello", ErrMalformed, f.Kind)
+		}
+		if err == nil {
+			err = p.begin(f.ID)
+		}
+		if err != nil {
+			p.fail(f, &Failure{Code: Malformed, Text: err.Error()})
+			return err
+		}
+		greeted = true
+		select {
+		case p.slots <- struct{}{}:
+		case <-ctx.Done():
+			return nil
+		}
+		p.work.Go(func() {
+			defer func() { <-p.slots }()
+			p.answer(ctx, f, m)
+		})
+	}
+}
+
+// begin takes a request's number, which must not be at work.
+func (p *peer) begin(id uint32) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.asked[id] {
+		return fmt.Errorf("%w: request %d is at work already", ErrMalformed, id)
+	}
+	p.asked[id] = true
+	return nil
+}
+
+// answer does what a request asks for and replies.
+func (p *peer) answer(ctx context.Context, f frame, m body) {
+	reply, created, err := p.do(ctx, f.Kind, m)
+	var file *os.File
+	if created != nil {
+		file = created.file
+		defer created.hand()
+	}
+	p.mu.Lock()
+	delete(p.asked, f.ID) // before the reply, after which the number may be used again
+	p.mu.Unlock()
+	if err != nil {
+		p.fail(f, failure(err))
+		return
+	}
+	b, err := appendReply(nil, f.ID, f.Kind, p.mark(), reply)
+	if err != nil {
+		p.fail(f, &Failure{Code: Refused, Text: err.Error()})
+		return
+	}
+	p.send(b, file)
+}
+
+func (p *peer) mark() Mark {
+	size, root := p.s.store.Ledger().Head()
+	return Mark{Size: size, Root: ID(root)}
+}
+
+func (p *peer) fail(f frame, m *Failure) {
+	id := max(f.ID, 1)
+	if b, err := appendFailure(nil, id, f.Kind, m); err == nil {
+		p.send(b, nil)
+	}
+}
+
+// send writes a reply, with a descriptor beside its first byte. A peer that does not read is cut off.
+func (p *peer) send(b []byte, file *os.File) {
+	p.writing.Lock()
+	defer p.writing.Unlock()
+	if err := p.write(b, file); err != nil {
+		p.cut()
+	}
+}
+
+func (p *peer) write(b []byte, file *os.File) error {
+	// A deadline of the kernel's clock, not of the vault's: it decides about a connection and nothing else.
+	timer := time.AfterFunc(replyWithin, p.cut)
+	defer timer.Stop()
+	if file == nil {
+		_, err := p.c.Write(b)
+		return err
+	}
+	n, _, err := p.c.WriteMsgUnix(b, syscall.UnixRights(int(file.Fd())), nil)
+	if err == nil && n < len(b) {
+		_, err = p.c.Write(b[n:])
+	}
+	return err
+}
+
+// leave gives back what the connection had growing: leftovers, for a later life of the daemon.
+func (p *peer) leave() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for n, g := range p.growing {
+		if err := p.s.store.Leave(g.in); err != nil {
+			p.s.o.Logf("keeper: pack %d: %v; the next start looks after it", n, err)
+		}
+	}
+	clear(p.growing)
+}
