@@ -37,6 +37,7 @@ const (
 	KindExtend  Kind = "extend"  // a lock grows
 	KindIntent  Kind = "intent"  // files are about to be removed
 	KindDone    Kind = "done"    // files of an intent are removed
+	KindClock   Kind = "clock"   // what the clocks did to each other
 )
 
 // Record is one line of the ledger. Exactly one of the pointers is set for a kind of this release,
@@ -54,6 +55,7 @@ type Record struct {
 	Extend  *Extend        `json:"extend,omitempty"`
 	Intent  *Intent        `json:"intent,omitempty"`
 	Done    *Done          `json:"done,omitempty"`
+	Clock   *Clock         `json:"clock,omitempty"`
 
 	// Raw is the line as it stands in the ledger, without its newline: the data of the leaf.
 	Raw []byte `json:"-"`
@@ -130,6 +132,30 @@ type Done struct {
 	Files  []string `json:"files"`
 }
 
+// ClockEvent says what a clock record tells.
+type ClockEvent string
+
+// The events. Unknown ones of later releases are kept and change nothing.
+const (
+	ClockMoved   ClockEvent = "moved"   // the wall clock moved by ten minutes or more against the time that the machine ran
+	ClockStopped ClockEvent = "stopped" // it is shifted: nothing expires until the next "resumed"
+	ClockResumed ClockEvent = "resumed" // it was put right or is believed: what has run out expires again
+	ClockState   ClockEvent = "state"   // the clock's state was lost, damaged, older than the ledger or not this vault's
+	ClockRan     ClockEvent = "ran"     // nothing happened: the stamp alone says how much running time is credited
+)
+
+// Clock says what the clocks did to each other. It promises nothing and takes nothing back: locks run by the stamps.
+type Clock struct {
+	Event ClockEvent `json:"event"`
+	// OffSeconds is by how much the wall clock is ahead of what it should show after the time that the machine ran;
+	// negative if it is behind.
+	OffSeconds int64 `json:"off_s"`
+	// MovedSeconds is by how much that changed since it was recorded last, Times in how many steps.
+	MovedSeconds int64  `json:"moved_s"`
+	Times        int    `json:"times"`
+	Detail       string `json:"detail"` // a sentence for people
+}
+
 // Mode is the strength of a lock.
 type Mode string
 
@@ -175,6 +201,8 @@ func (r *Record) body() (set, known bool) {
 		return r.Intent != nil, true
 	case KindDone:
 		return r.Done != nil, true
+	case KindClock:
+		return r.Clock != nil, true
 	}
 	return false, false
 }
@@ -285,6 +313,8 @@ func (r Record) bare() Record {
 		out.Intent = r.Intent
 	case KindDone:
 		out.Done = r.Done
+	case KindClock:
+		out.Clock = r.Clock
 	}
 	return out
 }
