@@ -1,5 +1,5 @@
 # make test      all checks and all tests, with the tools that they need installed first (Debian; root or sudo)
-# make build     bin/holdfast and bin/holdfast-verify, one static file each
+# make build     bin/holdfast, bin/holdfast-keeper and bin/holdfast-verify, one static file each
 # make install   program, unit, user and directories (root); DESTDIR and PREFIX as usual
 # make million   a million entries pulled, listed and restored, with the peak memory of each
 # make index-growth    what a look-up, opening and memory of the index cost at 1, 10 and 50 million chunks; SCRATCH has 10 GB free
@@ -29,6 +29,7 @@ all: build
 
 build:
 	CGO_ENABLED=0 $(GO) build -trimpath -o bin/holdfast ./cmd/holdfast
+	CGO_ENABLED=0 $(GO) build -trimpath -o bin/holdfast-keeper ./cmd/holdfast-keeper
 	CGO_ENABLED=0 $(GO) build -trimpath -o bin/holdfast-verify ./cmd/holdfast-verify
 
 install: build

@@ -129,7 +129,7 @@ var rims = []struct {
 	{"github.com/spf13", []string{"cmd/holdfast"}, "the command line"},
 	{"github.com/coreos/go-systemd", []string{"cmd/holdfast"}, "saying that the daemon is ready"},
 	{"golang.org/x/term", []string{"cmd/holdfast"}, "asking for confirmation"},
-	{"golang.org/x/sys", []string{"immutability/durable", "immutability/clock", "vault/restore", "vault/door", "vault/index", "cmd/holdfast", "bench/corpus", "bench/lab"}, "what the kernel offers beyond the standard library"},
+	{"golang.org/x/sys", []string{"immutability/durable", "immutability/clock", "vault/restore", "vault/door", "vault/index", "cmd/holdfast", "cmd/holdfast-keeper", "bench/corpus", "bench/lab"}, "what the kernel offers beyond the standard library"},
 	{"golang.org/x/sync", nil, "anywhere: goroutines tied to a scope"},
 	{"golang.org/x/time", nil, "anywhere: rates"},
 	{"golang.org/x/text", nil, "anywhere: Unicode"},

@@ -20,6 +20,9 @@ import (
 
 // do answers one request; the descriptor of a pack that was created goes with the reply.
 func (p *peer) do(ctx context.Context, k Kind, m body) (body, *grown, error) {
+	if !mayAsk(k, p.operator) {
+		return nil, nil, fmt.Errorf("%v is not asked at this socket", k)
+	}
 	switch m := m.(type) {
 	case *Hello:
 		return p.hello()
@@ -54,6 +57,8 @@ func (p *peer) ask(ctx context.Context, k Kind, m body) (body, error) {
 		return p.extend(ctx, m)
 	case *Claim:
 		return p.claim(m)
+	case *Keyring:
+		return &Nothing{}, store.SetKeyring(ctx, m.Keyring, m.Reason)
 	}
 	switch k {
 	case KindLeftovers:

@@ -341,6 +341,7 @@ var forms = map[Kind]form{
 	KindNow:        {"now", newBody[Nothing], newBody[Now]},
 	KindSettle:     {"settle", newBody[Nothing], newBody[Pending]},
 	KindInspect:    {"inspect", newBody[Nothing], newBody[Findings]},
+	KindKeyring:    {"keyring", newBody[Keyring], newBody[Nothing]},
 }
 
 func (k Kind) String() string {

@@ -47,6 +47,11 @@ func NewServer(store *worm.Store, o Options) *Server {
 // Serve answers connections until ctx ends, and returns once all of them are closed and all their requests are done. It
 // closes l.
 func (s *Server) Serve(ctx context.Context, l *net.UnixListener) error {
+	return s.serve(ctx, l, s.o.UID, false)
+}
+
+// serve answers the connections of one user, the daemon's or an operator's.
+func (s *Server) serve(ctx context.Context, l *net.UnixListener, uid uint32, operator bool) error {
 	ctx, cancel := context.WithCancel(ctx)
 	var all sync.WaitGroup
 	defer all.Wait()
@@ -63,7 +68,7 @@ func (s *Server) Serve(ctx context.Context, l *net.UnixListener) error {
 			}
 			return fmt.Errorf("keeper: %w", err)
 		}
-		if err := s.admit(c); err != nil {
+		if err := admit(c, uid); err != nil {
 			s.o.Logf("keeper: a connection was refused: %v", err)
 			_ = c.Close()
 			continue
@@ -77,13 +82,13 @@ func (s *Server) Serve(ctx context.Context, l *net.UnixListener) error {
 		}
 		all.Go(func() {
 			defer func() { <-room }()
-			s.connection(ctx, c)
+			s.connection(ctx, c, operator)
 		})
 	}
 }
 
 // admit asks the kernel who is at the other end.
-func (s *Server) admit(c *net.UnixConn) error {
+func admit(c *net.UnixConn, uid uint32) error {
 	conn, err := c.SyscallConn()
 	if err != nil {
 		return err
@@ -98,17 +103,17 @@ func (s *Server) admit(c *net.UnixConn) error {
 	if perr != nil {
 		return perr
 	}
-	if peer.Uid != s.o.UID {
-		return fmt.Errorf("it is of user %d (process %d), and only user %d is answered", peer.Uid, peer.Pid, s.o.UID)
+	if peer.Uid != uid {
+		return fmt.Errorf("it is of user %d (process %d), and only user %d is answered", peer.Uid, peer.Pid, uid)
 	}
 	return nil
 }
 
-// connection is one life of the daemon.
-func (s *Server) connection(ctx context.Context, c *net.UnixConn) {
+// connection is one life of the daemon, or one question of an operator's.
+func (s *Server) connection(ctx context.Context, c *net.UnixConn, operator bool) {
 	ctx, cancel := context.WithCancel(ctx)
 	p := &peer{
-		s: s, c: c, growing: map[uint32]*grown{}, uploads: map[string][]byte{},
+		s: s, c: c, operator: operator, growing: map[uint32]*grown{}, uploads: map[string][]byte{},
 		slots: make(chan struct{}, workMax), cut: cancel, asked: map[uint32]bool{},
 	}
 	stop := context.AfterFunc(ctx, func() { _ = c.Close() }) // ends reading, and writing to a peer that does not read
@@ -129,6 +134,8 @@ type peer struct {
 	c    *net.UnixConn
 	cut  context.CancelFunc
 	work sync.WaitGroup
+	// operator says that it is a person's, at the socket for people: see mayAsk.
+	operator bool
 	// slots are taken by requests at work.
 	slots chan struct{}
 
