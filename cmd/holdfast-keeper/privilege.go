@@ -86,7 +86,7 @@ func parseProcess(status string) (process, error) {
 // refuse says why a process such as this one must not keep a vault.
 func (p process) refuse() error {
 	if p.uid == 0 {
-		return errors.New("it does not run as root: start it as a user of its own, with CAP_LINUX_IMMUTABLE alone (holdfast-keeper.service does)")
+		return errors.New("it must not run as root: start it as a user of its own, with CAP_LINUX_IMMUTABLE alone (holdfast-keeper.service does)")
 	}
 	for _, set := range capSets {
 		if more := p.caps[set.key] &^ linuxImmutable; more != 0 {
