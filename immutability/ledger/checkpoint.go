@@ -87,13 +87,13 @@ func sign(c Checkpoint, signer note.Signer) ([]byte, error) {
 	return b, nil
 }
 
-// ParseCheckpoint reads a checkpoint and checks that the verifier's key signed it. Cosignatures of
-// other keys may stand beside ours. Other spellings of the same note are refused, so that no byte of
-// it can change unseen.
+// ParseCheckpoint reads a checkpoint and checks that the verifier's key signed it, under its own name or as a later origin of
+// the same ledger: Origin says which. Cosignatures of other keys may stand beside ours. Other spellings of the same note are
+// refused, so that no byte of it can change unseen.
 func ParseCheckpoint(signed []byte, verifierKey string) (Checkpoint, error) {
-	verifier, err := note.NewVerifier(verifierKey)
+	verifier, err := verifierFor(signed, verifierKey)
 	if err != nil {
-		return Checkpoint{}, fmt.Errorf("checkpoint: verifier %q: %w", verifierKey, err)
+		return Checkpoint{}, err
 	}
 	n, err := note.Open(signed, note.VerifierList(verifier))
 	if err != nil {
@@ -110,6 +110,24 @@ func ParseCheckpoint(signed []byte, verifierKey string) (Checkpoint, error) {
 		return Checkpoint{}, err
 	}
 	return c, nil
+}
+
+// verifierFor gives the key that a note under one of a ledger's origins is verified with, given the key of the first.
+func verifierFor(signed []byte, verifierKey string) (note.Verifier, error) {
+	line, _, _ := bytes.Cut(signed, []byte("\n"))
+	first, _, _ := strings.Cut(verifierKey, "+")
+	if n := originNumber(first, string(line)); n > 1 {
+		later, err := OriginVerifier(verifierKey, n)
+		if err != nil {
+			return nil, fmt.Errorf("checkpoint: %w", err)
+		}
+		verifierKey = later
+	}
+	verifier, err := note.NewVerifier(verifierKey)
+	if err != nil {
+		return nil, fmt.Errorf("checkpoint: verifier %q: %w", verifierKey, err)
+	}
+	return verifier, nil
 }
 
 // PeekCheckpoint reads what a checkpoint says and verifies nothing: for who wants to say why one does not hold.
@@ -178,9 +196,9 @@ func canonicalNote(signed []byte, n *note.Note) error {
 // mergeSignatures gives one note with the signatures of both, which are of the same text: of two by one key the later
 // argument's counts. The ledger's own comes first.
 func mergeSignatures(old, now []byte, verifierKey string) ([]byte, error) {
-	verifier, err := note.NewVerifier(verifierKey)
+	verifier, err := verifierFor(now, verifierKey)
 	if err != nil {
-		return nil, fmt.Errorf("checkpoint: verifier %q: %w", verifierKey, err)
+		return nil, err
 	}
 	var notes [2]*note.Note
 	for i, signed := range [][]byte{old, now} {

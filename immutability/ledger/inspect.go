@@ -15,6 +15,7 @@ type Report struct {
 	Verifier   string       // key that checkpoints are verified with: the one asked for, or the init record's
 	Checkpoint Checkpoint   // zero when there is no valid one
 	Cosigned   Checkpoint   // newest that a witness cosigned, zero when there is no valid one
+	Origins    []Origin     // origins that followed the first, oldest first
 	Unknown    map[Kind]int // kinds of records that this release does not know
 	Strays     []string     // files in the ledger's directory that are nobody's
 	Damages    []Damage
@@ -45,7 +46,7 @@ func Inspect(d durable.Disk, dir, verifier string) (*Report, error) {
 	}
 	r := &Report{
 		Size: uint64(s.tree.n), Root: root, Segments: len(s.segments),
-		Verifier: s.verifier, Checkpoint: s.signed, Cosigned: s.cosignedOf, tree: s.tree, Unknown: s.unknown, Strays: s.strays,
+		Verifier: s.verifier, Checkpoint: s.signed, Cosigned: s.cosignedOf, tree: s.tree, Origins: s.origins, Unknown: s.unknown, Strays: s.strays,
 	}
 	for _, seg := range s.segments {
 		if seg.tail > 0 && len(s.damages) == 0 {

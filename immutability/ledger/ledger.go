@@ -31,11 +31,13 @@ var ErrForeign = errors.New("somebody else writes to this ledger")
 type Ledger struct {
 	disk     durable.Disk
 	dir      string
-	verifier string
-	signer   note.Signer // nil when read only
-	init     *Init
-	damages  []*Damage
-	unknown  map[Kind]int
+	verifier string      // of the first origin
+	signer   note.Signer // of the present origin; nil when read only
+	// signerKey is that of the first origin, of which the others are made.
+	signerKey string
+	init      *Init
+	damages   []*Damage
+	unknown   map[Kind]int
 
 	mu       sync.Mutex // guards all below
 	segments []segment  // as counted; the last one is the one that grows
@@ -45,6 +47,10 @@ type Ledger struct {
 	// cosigned is the newest checkpoint that a witness cosigned, nil if none did; cosignedOf is what it says.
 	cosigned   []byte
 	cosignedOf Checkpoint
+	// origins are the records of kind origin. behind is what somebody remembers that the ledger does not hold: nil, or
+	// nothing is signed any more.
+	origins []Origin
+	behind  *Behind
 	// acked is how many leaves are acknowledged: all, but for a pin behind which no record came to stand yet. The next
 	// Open may leave that one out, so nobody outside is told of it.
 	acked int64
@@ -115,12 +121,15 @@ func Open(d durable.Disk, dir string, signerKey string, verifier string) (*Ledge
 	l := &Ledger{
 		disk: d, dir: dir, verifier: s.verifier, init: s.init, damages: s.damages, unknown: s.unknown,
 		segments: s.segments, tree: s.tree, note: s.checkpoint, noted: int64(s.signed.Size),
-		cosigned: s.cosigned, cosignedOf: s.cosignedOf,
+		cosigned: s.cosigned, cosignedOf: s.cosignedOf, origins: s.origins,
 	}
 	last := s.segments[len(s.segments)-1]
 	l.acked, l.extent = s.tree.n, last.size
 	l.next = last.number + 1
 	l.fresh = s.abandoned || last.tail > 0
+	if s.verifier != "" && !s.broken {
+		l.recall()
+	}
 	if signerKey == "" {
 		return l, nil
 	}
@@ -130,8 +139,12 @@ func Open(d durable.Disk, dir string, signerKey string, verifier string) (*Ledge
 	if err := CheckSigner(signerKey, s.verifier); err != nil {
 		return nil, fmt.Errorf("ledger: %w", err)
 	}
-	var err error
-	if l.signer, err = note.NewSigner(signerKey); err != nil {
+	l.signerKey = signerKey
+	now, err := originSigner(signerKey, len(s.origins)+1)
+	if err != nil {
+		return nil, fmt.Errorf("ledger: %w", err)
+	}
+	if l.signer, err = note.NewSigner(now); err != nil {
 		return nil, fmt.Errorf("ledger: %w", err)
 	}
 	// Only a ledger that never had a checkpoint must get one now; one that lags may go on lagging.
@@ -194,12 +207,25 @@ func (l *Ledger) Append(r Record) (Record, error) {
 	if l.signer == nil {
 		return Record{}, ErrReadOnly
 	}
-	if r.Kind == KindInit || r.Kind == KindSegment {
+	if r.Kind == KindInit || r.Kind == KindSegment || r.Kind == KindOrigin {
 		return Record{}, fmt.Errorf("ledger: a record of kind %q cannot be appended", r.Kind)
 	}
 	if l.foreign != nil {
 		return Record{}, l.foreign
 	}
+	if l.behind != nil {
+		return Record{}, l.behind
+	}
+	r, err := l.put(r)
+	if err != nil {
+		return Record{}, err
+	}
+	_ = l.publish() // told by CheckpointError, made good by the next Append or Open
+	return r, nil
+}
+
+// put gives a record its number and makes its line durable. l.mu is held.
+func (l *Ledger) put(r Record) (Record, error) {
 	if l.fresh || l.segments[len(l.segments)-1].bytes >= segmentFull {
 		if err := l.begin(r); err != nil {
 			return Record{}, err
@@ -221,7 +247,6 @@ func (l *Ledger) Append(r Record) (Record, error) {
 	}
 	l.acked = l.tree.n
 	r.Raw = line
-	_ = l.publish() // told by CheckpointError, made good by the next Append or Open
 	return r, nil
 }
 
@@ -320,6 +345,9 @@ func (l *Ledger) count(line []byte) error {
 func (l *Ledger) publish() error {
 	if l.noted == l.tree.n {
 		return nil
+	}
+	if l.behind != nil {
+		return l.behind
 	}
 	root, err := l.tree.root(l.tree.n)
 	if err != nil {
@@ -456,7 +484,8 @@ func (l *Ledger) Checkpoint() []byte {
 	return bytes.Clone(l.note)
 }
 
-// Verifier gives the key that checkpoints are verified with.
+// Verifier gives the key that checkpoints are verified with, as init printed it. Those of later origins are signed by the
+// same key under another name: see Origin.
 func (l *Ledger) Verifier() string { return l.verifier }
 
 // Damages gives what was wrong with the ledger when it was opened.
@@ -480,6 +509,9 @@ func (l *Ledger) Extends(checkpoint []byte) error {
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	if err := onChain(c, l.verifier, l.origins); err != nil {
+		return err
+	}
 	if c.Size > uint64(l.tree.n) {
 		return fmt.Errorf("the checkpoint covers %d records, the ledger holds %d: records are missing", c.Size, l.tree.n)
 	}

@@ -128,7 +128,7 @@ func (l *Ledger) newest() ([]byte, Checkpoint, error) {
 	if c.Size > uint64(l.tree.n) {
 		return nil, Checkpoint{}, fmt.Errorf("the checkpoint covers %d records, and only %d are there: see: holdfast ledger verify", c.Size, l.tree.n)
 	}
-	if l.cosigned != nil && l.cosignedOf.Size >= c.Size {
+	if l.cosigned != nil && l.cosignedOf.Size >= c.Size && l.cosignedOf.Origin == c.Origin {
 		return l.cosigned, l.cosignedOf, nil
 	}
 	return l.note, c, nil
@@ -271,6 +271,9 @@ func (l *Ledger) KeepCosigned(signed []byte) error {
 	c, err := ParseCheckpoint(signed, l.verifier)
 	if err != nil {
 		return err
+	}
+	if name, _ := l.origin(); c.Origin != name {
+		return fmt.Errorf("a cosigned checkpoint of the origin %q, the ledger's is %q", c.Origin, name)
 	}
 	if c.Size > uint64(l.acked) {
 		return fmt.Errorf("a cosigned checkpoint of %d records, the ledger holds %d", c.Size, l.acked)

@@ -38,6 +38,9 @@ const (
 	KindIntent  Kind = "intent"  // files are about to be removed
 	KindDone    Kind = "done"    // files of an intent are removed
 	KindClock   Kind = "clock"   // what the clocks did to each other
+
+	KindWitnessed Kind = "witnessed" // what a quorum of witnesses said of a checkpoint, and when
+	KindOrigin    Kind = "origin"    // after a rollback: checkpoints go on under another name
 )
 
 // Record is one line of the ledger. Exactly one of the pointers is set for a kind of this release,
@@ -56,6 +59,9 @@ type Record struct {
 	Intent  *Intent        `json:"intent,omitempty"`
 	Done    *Done          `json:"done,omitempty"`
 	Clock   *Clock         `json:"clock,omitempty"`
+
+	Witnessed *Witnessed `json:"witnessed,omitempty"`
+	Origin    *Origin    `json:"origin,omitempty"`
 
 	// Raw is the line as it stands in the ledger, without its newline: the data of the leaf.
 	Raw []byte `json:"-"`
@@ -203,6 +209,10 @@ func (r *Record) body() (set, known bool) {
 		return r.Done != nil, true
 	case KindClock:
 		return r.Clock != nil, true
+	case KindWitnessed:
+		return r.Witnessed != nil, true
+	case KindOrigin:
+		return r.Origin != nil, true
 	}
 	return false, false
 }
@@ -315,6 +325,10 @@ func (r Record) bare() Record {
 		out.Done = r.Done
 	case KindClock:
 		out.Clock = r.Clock
+	case KindWitnessed:
+		out.Witnessed = r.Witnessed
+	case KindOrigin:
+		out.Origin = r.Origin
 	}
 	return out
 }

@@ -76,6 +76,8 @@ type scan struct {
 	verifier string // as demanded, or as the init record has it
 	init     *Init
 	unknown  map[Kind]int
+	origins  []Origin
+	originAt []int64 // numbers of their records
 	damages  []*Damage
 	// broken says that a line is missing or damaged in the middle: from there on leaves cannot be counted.
 	broken bool
@@ -157,6 +159,10 @@ func (s *scan) compareCosigned() error {
 	}
 	if s.broken {
 		s.cosignedOf = c
+		return nil
+	}
+	if err := onChain(c, s.verifier, s.origins); err != nil {
+		s.damage(where, "%v", err)
 		return nil
 	}
 	if c.Size > uint64(s.tree.n) {
@@ -300,6 +306,13 @@ func (s *scan) take(seg *segment, k int, where string, r *Record) error {
 		s.damage(where, "it has number %d, and %d is the next", r.Seq, s.tree.n)
 		return nil
 	}
+	if r.Origin != nil {
+		if err := checkOrigin(r.Origin, s.verifier, s.origins, s.tree.root, s.tree.n); err != nil {
+			s.damage(where, "the origin does not follow: %v", err)
+		} else {
+			s.origins, s.originAt = append(s.origins, *r.Origin), append(s.originAt, s.tree.n)
+		}
+	}
 	return s.tree.add(r.Raw)
 }
 
@@ -347,6 +360,9 @@ func (s *scan) pin(where string, p *Segment) {
 // dropLast takes the last line that was counted out of the count again.
 func (s *scan) dropLast() {
 	s.tree.cut(s.tree.n - 1)
+	if n := len(s.origins); n > 0 && s.originAt[n-1] == s.tree.n {
+		s.origins, s.originAt = s.origins[:n-1], s.originAt[:n-1]
+	}
 	last := &s.segments[len(s.segments)-1]
 	last.lines--
 	// Where the dropped line begins no longer matters: a segment with a tail is never written again.
@@ -375,6 +391,10 @@ func (s *scan) compare() error {
 	}
 	s.signed = c
 	if s.broken {
+		return nil
+	}
+	if err := onChain(c, s.verifier, s.origins); err != nil {
+		s.damage(where, "%v", err)
 		return nil
 	}
 	if c.Size > uint64(s.tree.n) {
