@@ -153,7 +153,7 @@ func (k *house) serve(ctx context.Context) error {
 	if err != nil {
 		return errors.Join(err, daemon.Close())
 	}
-	server := keeper.NewServer(k.store, keeper.Options{UID: k.daemon.uid, Level: k.level, Logf: func(format string, args ...any) {
+	server := keeper.NewServer(k.store, keeper.Options{UID: k.daemon.uid, Level: func() string { return k.level }, Logf: func(format string, args ...any) {
 		k.log.Warn(fmt.Sprintf(format, args...))
 	}})
 	told := make(chan os.Signal, 1)

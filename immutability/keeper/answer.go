@@ -32,7 +32,15 @@ func (p *peer) do(ctx context.Context, k Kind, m body) (body, *grown, error) {
 		}
 		p.s.store.Release(m.Session)
 		return &Nothing{}, nil, nil
+	case *Nothing:
+		if k == KindProbe {
+			return p.createProbe()
+		}
 	case *Pack:
+		if m.Number == 0 {
+			reply, err := p.probed(ctx, k)
+			return reply, nil, err
+		}
 		reply, err := p.pack(ctx, k, m.Number)
 		return reply, nil, err
 	case *Put:
@@ -83,7 +91,7 @@ func (p *peer) ask(ctx context.Context, k Kind, m body) (body, error) {
 
 func (p *peer) hello() (body, *grown, error) {
 	return &Welcome{
-		Vault: p.s.store.Vault(), Verifier: p.s.store.Ledger().Verifier(), Level: p.s.o.Level, PID: uint32(os.Getpid()),
+		Vault: p.s.store.Vault(), Verifier: p.s.store.Ledger().Verifier(), Level: p.s.o.Level(), PID: uint32(os.Getpid()),
 	}, nil, nil
 }
 
@@ -302,6 +310,9 @@ func (p *peer) now() (body, error) {
 // inspect tells what only the keeper can see: the daemon checks everything else itself.
 func (p *peer) inspect(ctx context.Context) body {
 	reply := &Findings{}
+	for _, line := range p.s.o.Findings() {
+		reply.Lines = append(reply.Lines, line[:min(len(line), textMax)])
+	}
 	if n := p.s.store.Unguarded(); n > 0 {
 		reply.Lines = append(reply.Lines, fmt.Sprintf("%d sealed files were not immutable when the keeper started", n))
 	}

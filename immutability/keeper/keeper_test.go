@@ -85,7 +85,7 @@ func (h *house) start(uid uint32) {
 	must(h.t, err)
 	ctx, cancel := context.WithCancel(context.WithoutCancel(h.t.Context()))
 	done := make(chan error, 1)
-	server := NewServer(h.store, Options{UID: uid, Level: "immutable flag", Logf: h.t.Logf})
+	server := NewServer(h.store, Options{UID: uid, Level: func() string { return "immutable flag" }, Logf: h.t.Logf})
 	go func() { done <- server.Serve(ctx, l) }()
 	h.stop = sync.OnceFunc(func() {
 		cancel()

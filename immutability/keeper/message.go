@@ -28,7 +28,7 @@ const (
 	KindCheckpoint
 	KindNow
 	KindSettle
-	_ // kept for a probe of the protection
+	KindProbe
 	KindInspect
 )
 
@@ -108,6 +108,12 @@ func (m *Welcome) fields(c *coder) {
 	c.str(&m.Level, sessionMax)
 	c.uint32(&m.PID)
 }
+
+// Probing is a file to be sealed in order to be attacked, whose descriptor comes with the reply. Seal and drop with number
+// 0 are about it; the connection has one at a time.
+type Probing struct{ File string } // the name below the vault's root that it has once it is sealed
+
+func (m *Probing) fields(c *coder) { c.str(&m.File, byMax) }
 
 // Session names a session: create and release.
 type Session struct{ Session string }
@@ -340,6 +346,7 @@ var forms = map[Kind]form{
 	KindCheckpoint: {"checkpoint", newBody[Nothing], newBody[Checkpoint]},
 	KindNow:        {"now", newBody[Nothing], newBody[Now]},
 	KindSettle:     {"settle", newBody[Nothing], newBody[Pending]},
+	KindProbe:      {"probe", newBody[Nothing], newBody[Probing]},
 	KindInspect:    {"inspect", newBody[Nothing], newBody[Findings]},
 	KindKeyring:    {"keyring", newBody[Keyring], newBody[Nothing]},
 }
@@ -352,7 +359,7 @@ func (k Kind) String() string {
 }
 
 // descriptor says whether a file descriptor comes with the reply.
-func (k Kind) descriptor() bool { return k == KindCreate }
+func (k Kind) descriptor() bool { return k == KindCreate || k == KindProbe }
 
 // parseRequest gives what a frame asks for.
 func parseRequest(f frame) (body, error) {

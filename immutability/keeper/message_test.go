@@ -26,6 +26,8 @@ func sample(m body) {
 		m.Session = "s-1"
 	case *Pack:
 		m.Number = 0x01020304
+	case *Probing:
+		m.File = "incoming/probe-1"
 	case *Sealed:
 		*m = Sealed{128 << 20, ID{1, 2}}
 	case *Leftovers:
@@ -143,7 +145,7 @@ func TestBytesOfFrames(t *testing.T) {
 }
 
 func TestKindsAndCodesKeepTheirNumbers(t *testing.T) {
-	for kind, n := range map[Kind]uint8{KindHello: 1, KindSeal: 3, KindCommit: 10, KindSweep: 15, KindInspect: 20, KindKeyring: 31} {
+	for kind, n := range map[Kind]uint8{KindHello: 1, KindSeal: 3, KindCommit: 10, KindSweep: 15, KindProbe: 19, KindInspect: 20, KindKeyring: 31} {
 		if uint8(kind) != n {
 			t.Errorf("%v is %d, want %d", kind, kind, n)
 		}

@@ -25,7 +25,7 @@ func (h *house) people() *Client {
 	ctx, cancel := context.WithCancel(context.WithoutCancel(h.t.Context()))
 	done := make(chan error, 1)
 	go func() {
-		done <- NewServer(h.store, Options{UID: uint32(os.Getuid()) + 1, Level: "ownership", Logf: h.t.Logf}).ServeOperator(ctx, l)
+		done <- NewServer(h.store, Options{UID: uint32(os.Getuid()) + 1, Level: func() string { return "ownership" }, Logf: h.t.Logf}).ServeOperator(ctx, l)
 	}()
 	h.t.Cleanup(func() {
 		cancel()

@@ -24,8 +24,11 @@ const (
 
 // Options of a Server.
 type Options struct {
-	UID   uint32 // whose connections are answered
-	Level string // the protection that holds, for Welcome
+	UID uint32 // whose connections are answered
+	// Level says which protection holds as far as the keeper can tell, for Welcome; nil for not known.
+	Level func() string
+	// Findings are lines that Inspect tells first, a few; nil for none.
+	Findings func() []string
 	// Logf is told of connections that were refused or ended badly; nil for nobody. What a peer sent is printed with %q.
 	Logf func(format string, args ...any)
 }
@@ -40,6 +43,12 @@ type Server struct {
 func NewServer(store *worm.Store, o Options) *Server {
 	if o.Logf == nil {
 		o.Logf = func(string, ...any) {}
+	}
+	if o.Level == nil {
+		o.Level = func() string { return "" }
+	}
+	if o.Findings == nil {
+		o.Findings = func() []string { return nil }
 	}
 	return &Server{store: store, o: o}
 }
@@ -139,11 +148,13 @@ type peer struct {
 	// slots are taken by requests at work.
 	slots chan struct{}
 
-	mu      sync.Mutex // guards all down to asked
-	growing map[uint32]*grown
-	creates int               // packs that are being created
-	uploads map[string][]byte // manifests on their way, by session
-	asked   map[uint32]bool   // numbers of requests at work
+	mu       sync.Mutex // guards all down to asked
+	probe    *probing   // a file that is made to be attacked
+	attacked bool       // it is at work for a request
+	growing  map[uint32]*grown
+	creates  int               // packs that are being created
+	uploads  map[string][]byte // manifests on their way, by session
+	asked    map[uint32]bool   // numbers of requests at work
 
 	writing sync.Mutex // a reply is written whole
 }
@@ -281,4 +292,5 @@ func (p *peer) leave() {
 		}
 	}
 	clear(p.growing)
+	p.leaveProbe()
 }

@@ -175,6 +175,11 @@ func recovered(seal ledger.Seal) ledger.Seal {
 
 // publishPack does all of Seal but the record.
 func (s *Store) publishPack(ctx context.Context, in *Incoming) (ledger.Seal, error) {
+	return s.publishAs(ctx, in, incomingPack(in.Number), packFile(in.Number))
+}
+
+// publishAs is publishPack for any two names.
+func (s *Store) publishAs(ctx context.Context, in *Incoming, from, to string) (ledger.Seal, error) {
 	err := in.finish()
 	if err == nil {
 		err = ctx.Err()
@@ -194,7 +199,6 @@ func (s *Store) publishPack(ctx context.Context, in *Incoming) (ledger.Seal, err
 		return ledger.Seal{}, err // never tried again: after a failed sync nobody knows what is on the medium
 	}
 	// From here on nobody can change what is hashed.
-	from, to := incomingPack(in.Number), packFile(in.Number)
 	sum, size, err := s.hashIncoming(ctx, in, from)
 	if err != nil {
 		return ledger.Seal{}, err

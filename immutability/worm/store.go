@@ -66,6 +66,7 @@ type Store struct {
 	claims map[string]*roaring.Bitmap // packs that running sessions rely on
 	marks  marks                      // what is condemned, and since when
 	next   uint32                     // lowest pack number that was never used
+	probes int                        // that were created
 	live   map[uint32]bool            // packs of this process that grow or are being sealed
 	// published are manifests that this process published and may not have committed.
 	published map[string]bool
