@@ -1,6 +1,6 @@
 # make test      all checks and all tests, with the tools that they need installed first (Debian; root or sudo)
 # make build     bin/holdfast, bin/holdfast-keeper and bin/holdfast-verify, one static file each
-# make install   program, unit, user and directories (root); DESTDIR and PREFIX as usual
+# make install   programs, units, users and directories (root); DESTDIR and PREFIX as usual
 # make million   a million entries pulled, listed and restored, with the peak memory of each
 # make index-growth    what a look-up, opening and memory of the index cost at 1, 10 and 50 million chunks; SCRATCH has 10 GB free
 # make year      a simulated year of hourly pulls: what grows, with and without evacuation
@@ -34,10 +34,15 @@ build:
 
 install: build
 	install -D -m 0755 bin/holdfast $(DESTDIR)$(PREFIX)/bin/holdfast
+	install -D -m 0755 bin/holdfast-keeper $(DESTDIR)$(PREFIX)/bin/holdfast-keeper
 	install -D -m 0755 bin/holdfast-verify $(DESTDIR)$(PREFIX)/bin/holdfast-verify
-	install -d $(DESTDIR)$(PREFIX)/lib/systemd/system
-	sed 's#/usr/local/bin/holdfast#$(PREFIX)/bin/holdfast#' systemd/holdfast.service > $(DESTDIR)$(PREFIX)/lib/systemd/system/holdfast.service
-	chmod 0644 $(DESTDIR)$(PREFIX)/lib/systemd/system/holdfast.service
+	install -d $(DESTDIR)$(PREFIX)/lib/systemd/system $(DESTDIR)$(PREFIX)/share/doc/holdfast
+	for unit in holdfast holdfast-keeper; do \
+		sed 's#/usr/local/bin/holdfast#$(PREFIX)/bin/holdfast#' systemd/$$unit.service > $(DESTDIR)$(PREFIX)/lib/systemd/system/$$unit.service; \
+		chmod 0644 $(DESTDIR)$(PREFIX)/lib/systemd/system/$$unit.service; \
+	done
+	sed 's#/usr/local/bin/holdfast#$(PREFIX)/bin/holdfast#' systemd/without-keeper.conf > $(DESTDIR)$(PREFIX)/share/doc/holdfast/without-keeper.conf
+	chmod 0644 $(DESTDIR)$(PREFIX)/share/doc/holdfast/without-keeper.conf
 	install -D -m 0644 systemd/holdfast.sysusers $(DESTDIR)$(PREFIX)/lib/sysusers.d/holdfast.conf
 	install -D -m 0644 systemd/holdfast.tmpfiles $(DESTDIR)$(PREFIX)/lib/tmpfiles.d/holdfast.conf
 	install -D -m 0644 holdfast.example.yaml $(DESTDIR)$(PREFIX)/share/doc/holdfast/holdfast.example.yaml

@@ -1,3 +1,3 @@
-// Package systemd holds the unit of the daemon, its user and its directories; its tests ask systemd whether they are
-// sound and how much of the machine the unit leaves exposed.
+// Package systemd holds the units of daemon and keeper, their users and directories; its tests ask systemd whether they
+// are sound and how much of the machine the units leave exposed.
 package systemd

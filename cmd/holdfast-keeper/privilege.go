@@ -20,11 +20,27 @@ func harden() error {
 	if err := unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0); err != nil {
 		return fmt.Errorf("prctl dumpable: %w", err)
 	}
-	if err := unix.Setrlimit(unix.RLIMIT_CORE, &unix.Rlimit{}); err != nil {
+	// The unit's filter refuses the call, and has set the limit itself.
+	if err := unix.Setrlimit(unix.RLIMIT_CORE, &unix.Rlimit{}); err != nil && !noCores() {
 		return fmt.Errorf("setrlimit core: %w", err)
 	}
 	syscall.Umask(0o027)
 	return nil
+}
+
+// noCores says whether the limit of core files is nought already.
+func noCores() bool {
+	b, err := os.ReadFile("/proc/self/limits")
+	if err != nil {
+		return false
+	}
+	for line := range strings.Lines(string(b)) {
+		if rest, ok := strings.CutPrefix(line, "Max core file size"); ok {
+			f := strings.Fields(rest)
+			return len(f) >= 2 && f[0] == "0" && f[1] == "0"
+		}
+	}
+	return false
 }
 
 // process is what the kernel says of this process.
