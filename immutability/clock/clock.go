@@ -38,34 +38,40 @@ type Clock struct {
 	tried   time.Duration // BOOTTIME of the last attempt to save
 	saveErr error         // outcome of that attempt
 	idle    bool          // the state file may say that no stamp was given out since
+	untold  error         // found, until the ledger has it
+	times   int           // steps of the wall clock that the ledger has not
 }
 
-// Open reads the state file and takes the first reading.
+// Open reads the state file, holds it against what the ledger knows, and takes the first reading.
 //
-// An absent or damaged state file is no obstacle: counting starts from floor, the newest stamp in the ledger, and what
-// was credited since then is lost, which only makes locks last longer. Found tells. The same goes for a state that is
-// older than floor. A state file of a newer release is an error, since writing would lose what that release knows.
+// An absent, damaged, foreign or older state file is no obstacle: counting starts from the newest stamp in the ledger, and
+// what was credited since then is lost, which only makes locks last longer. One that claims more than can have passed is
+// believed as far as that. Found tells, and so does Due. A state file of a newer release is an error, since writing would
+// lose what that release knows.
 //
 // The time since the state was put down by Save is credited if the machine did not reboot. After a process that was killed
 // it is not, since what that process gave out after its last save is not known.
 //
 // The state is saved at once; a failure to do so is no error here (a full disk must not keep anybody from locking) but
 // told by SaveError.
-func Open(d durable.Disk, name string, src Source, floor Stamp) (*Clock, error) {
-	return open(d, name, src, floor, false)
+func Open(d durable.Disk, name string, src Source, k Known) (*Clock, error) {
+	return open(d, name, src, k, false)
 }
 
 // OpenReadOnly is Open for a process that only looks: nothing is written.
-func OpenReadOnly(d durable.Disk, name string, src Source, floor Stamp) (*Clock, error) {
-	return open(d, name, src, floor, true)
+func OpenReadOnly(d durable.Disk, name string, src Source, k Known) (*Clock, error) {
+	return open(d, name, src, k, true)
 }
 
-func open(d durable.Disk, name string, src Source, floor Stamp, readOnly bool) (*Clock, error) {
-	if floor.Running < 0 || floor.Running > math.MaxInt64/int64(time.Second) {
-		return nil, fmt.Errorf("clock: the ledger's newest stamp has %d seconds of running time, which cannot be", floor.Running)
+func open(d durable.Disk, name string, src Source, k Known, readOnly bool) (*Clock, error) {
+	if k.Newest.Running < 0 || k.Newest.Running > math.MaxInt64/int64(time.Second) {
+		return nil, fmt.Errorf("clock: the ledger's newest stamp has %d seconds of running time, which cannot be", k.Newest.Running)
 	}
 	r, err := src.Read()
 	if err != nil {
+		return nil, err
+	}
+	if err := checkYear(r); err != nil {
 		return nil, err
 	}
 	c := &Clock{disk: d, name: name, source: src, readOnly: readOnly}
@@ -74,18 +80,16 @@ func open(d durable.Disk, name string, src Source, floor Stamp, readOnly bool) (
 	case errors.Is(err, ErrNewer):
 		return nil, err
 	case err != nil:
-		if !errors.Is(err, fs.ErrNotExist) || !floor.IsZero() {
+		if !errors.Is(err, fs.ErrNotExist) || !k.Newest.IsZero() {
 			c.found = err
 		}
-		c.st = begin(r, floor)
+		c.st = begin(r, k)
 	default:
-		// Raised afterwards: what the ledger has seen and the state has not is part of the difference that is credited.
-		c.st = st.resume(r).raise(time.Duration(floor.Running) * time.Second)
+		if c.st, err = take(st, r, k); err != nil {
+			c.found = fmt.Errorf("clock: %s: %w", name, err)
+		}
 	}
-	if err := checkYear(r); err != nil {
-		return nil, err
-	}
-	c.idle = st.Idle
+	c.untold, c.idle = c.found, st.Idle
 	c.save(false)
 	return c, nil
 }
@@ -153,7 +157,11 @@ func (c *Clock) read() error {
 	if err := checkYear(r); err != nil {
 		return err
 	}
+	before, boot := c.st.off(), c.st.Boot
 	c.st = c.st.step(r)
+	if boot == c.st.Boot && (c.st.off()-before).Abs() >= movedLimit {
+		c.times++
+	}
 	return nil
 }
 

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io/fs"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -28,7 +29,7 @@ func must(t *testing.T, err error) {
 
 func opened(t *testing.T, d durable.Disk, src Source, floor Stamp) *Clock {
 	t.Helper()
-	c, err := Open(d, "clock", src, floor)
+	c, err := Open(d, "clock", src, Known{Newest: floor})
 	must(t, err)
 	return c
 }
@@ -160,7 +161,7 @@ func TestMissingAndDamagedStatesStartFromTheLedger(t *testing.T) {
 			must(t, durable.WriteNew(d, "clock", []byte(c.content), 0o600))
 		}
 		m := NewManual(start.Add(time.Hour))
-		ro, err := OpenReadOnly(d, "clock", m, c.floor)
+		ro, err := OpenReadOnly(d, "clock", m, Known{Newest: c.floor})
 		must(t, err)
 		ops := d.Ops()
 		clk := opened(t, d, m, c.floor)
@@ -181,20 +182,20 @@ func TestMissingAndDamagedStatesStartFromTheLedger(t *testing.T) {
 			t.Errorf("%s: goes on to %d s", c.name, got)
 		}
 	}
-	if _, err := Open(crashdisk.New(), "clock", NewManual(start), Stamp{Running: -1}); err == nil {
+	if _, err := Open(crashdisk.New(), "clock", NewManual(start), Known{Newest: Stamp{Running: -1}}); err == nil {
 		t.Error("a negative running time was taken")
 	}
-	if _, err := Open(crashdisk.New(), "clock", NewManual(start), Stamp{Running: 1 << 62}); err == nil {
+	if _, err := Open(crashdisk.New(), "clock", NewManual(start), Known{Newest: Stamp{Running: 1 << 62}}); err == nil {
 		t.Error("a running time that overflows was taken")
 	}
 }
 
 func TestStateOfANewerReleaseIsLeftAlone(t *testing.T) {
 	d := crashdisk.New()
-	must(t, durable.WriteNew(d, "clock", sign(`{"format":2,"running_ns":5,"more":true`), 0o600))
+	must(t, durable.WriteNew(d, "clock", sign(`{"format":3,"running_ns":5,"more":true`), 0o600))
 	before, err := durable.ReadFile(d, "clock", stateMax)
 	must(t, err)
-	_, err = Open(d, "clock", NewManual(start), Stamp{})
+	_, err = Open(d, "clock", NewManual(start), Known{Newest: Stamp{}})
 	for _, err := range []error{err, Check(d, "clock")} {
 		if !errors.Is(err, ErrNewer) || errors.Is(err, ErrDamaged) || !strings.Contains(err.Error(), "written by a newer release of holdfast") {
 			t.Errorf("%v, want ErrNewer", err)
@@ -210,7 +211,7 @@ func TestReadOnlyWritesNothing(t *testing.T) {
 	m := NewManual(start)
 	must(t, opened(t, d, m, Stamp{}).Save())
 	ops := d.Ops()
-	c, err := OpenReadOnly(d, "clock", m, Stamp{})
+	c, err := OpenReadOnly(d, "clock", m, Known{})
 	must(t, err)
 	m.Advance(time.Hour)
 	if got := now(t, c).Running; got != 3600 {
@@ -265,7 +266,7 @@ func TestFullDiskDoesNotStopLocking(t *testing.T) {
 	if err := c.Save(); !durable.IsNoSpace(err) {
 		t.Errorf("Save: %v", err)
 	}
-	fresh, err := Open(d, "other", m, Stamp{})
+	fresh, err := Open(d, "other", m, Known{Newest: Stamp{}})
 	must(t, err)
 	now(t, fresh)
 	d.Refill()
@@ -287,12 +288,12 @@ func TestUnreadableClocksAreAnError(t *testing.T) {
 	if err := c.Save(); !errors.Is(err, src.err) {
 		t.Errorf("Save: %v", err)
 	}
-	if _, err := Open(crashdisk.New(), "clock", src, Stamp{}); !errors.Is(err, src.err) {
+	if _, err := Open(crashdisk.New(), "clock", src, Known{Newest: Stamp{}}); !errors.Is(err, src.err) {
 		t.Errorf("Open: %v", err)
 	}
 	for _, year := range []int{-5, 1969, 10000} {
 		m := NewManual(time.Date(year, 1, 1, 0, 0, 0, 0, time.UTC))
-		if _, err := Open(crashdisk.New(), "clock", m, Stamp{}); err == nil {
+		if _, err := Open(crashdisk.New(), "clock", m, Known{Newest: Stamp{}}); err == nil {
 			t.Errorf("the year %d was taken", year)
 		}
 	}
@@ -416,26 +417,38 @@ func TestKernelReadsItsClocks(t *testing.T) {
 }
 
 func TestTimeNamespacesAreRefused(t *testing.T) {
-	for content, refused := range map[string]bool{
-		"monotonic           0         0\nboottime            0         0\n": false,
-		"":                                    false,
-		"(absent)":                            false,
-		"monotonic 0 0\nboottime 86400 0\n":   true,
-		"monotonic -5 0\nboottime 0 0\n":      true,
-		"monotonic 0 0\nboottime 0 1\n":       true,
-		"monotonic 0 0\nboottime -1 999999\n": true,
-		"monotonic 0 0\nsomething new 0\n":    true,
+	const none = "monotonic           0         0\nboottime            0         0\n"
+	for _, c := range []struct {
+		offsets, own, children string
+		refused                bool
+	}{
+		{none, "time:[4026531834]", "time:[4026531834]", false},
+		{"", "time:[4026531834]", "time:[4026531834]", false},
+		{"(absent)", "", "", false}, // a kernel without time namespaces
+		{"monotonic 0 0\nboottime 86400 0\n", "time:[1]", "time:[1]", true},
+		{"monotonic -5 0\nboottime 0 0\n", "time:[1]", "time:[1]", true},
+		{"monotonic 0 0\nboottime 0 1\n", "time:[1]", "time:[1]", true},
+		{"monotonic 0 0\nboottime -1 999999\n", "time:[1]", "time:[1]", true},
+		{"monotonic 0 0\nsomething new 0\n", "time:[1]", "time:[1]", true},
+		{none, "time:[4026532999]", "time:[4026533000]", true}, // the offsets shown are the children's
+		{none, "", "", true},
+		{none, "time:[1]", "", true},
 	} {
 		dir := t.TempDir()
 		must(t, os.MkdirAll(filepath.Join(dir, "sys/kernel/random"), 0o755))
-		must(t, os.Mkdir(filepath.Join(dir, "self"), 0o755))
+		must(t, os.MkdirAll(filepath.Join(dir, "self/ns"), 0o755))
 		must(t, os.WriteFile(filepath.Join(dir, "sys/kernel/random/boot_id"), []byte("boot\n"), 0o600))
-		if content != "(absent)" {
-			must(t, os.WriteFile(filepath.Join(dir, "self/timens_offsets"), []byte(content), 0o600))
+		if c.offsets != "(absent)" {
+			must(t, os.WriteFile(filepath.Join(dir, "self/timens_offsets"), []byte(c.offsets), 0o600))
+		}
+		for name, to := range map[string]string{"time": c.own, "time_for_children": c.children} {
+			if to != "" {
+				must(t, os.Symlink(to, filepath.Join(dir, "self/ns", name)))
+			}
 		}
 		r, err := kernel{proc: dir}.Read()
-		if (err != nil) != refused {
-			t.Errorf("%q: %v", content, err)
+		if (err != nil) != c.refused {
+			t.Errorf("%+v: %v", c, err)
 		}
 		if err == nil && r.BootID != "boot" {
 			t.Errorf("boot identity %q", r.BootID)
@@ -443,6 +456,28 @@ func TestTimeNamespacesAreRefused(t *testing.T) {
 	}
 	if _, err := (kernel{proc: t.TempDir()}).Read(); err == nil {
 		t.Error("read without a boot identity")
+	}
+}
+
+// TestARealTimeNamespaceIsRefused runs this very test inside one that is a day ahead.
+func TestARealTimeNamespaceIsRefused(t *testing.T) {
+	const inside = "HOLDFAST_TEST_TIMENS"
+	if os.Getenv(inside) != "" {
+		if _, err := Kernel().Read(); !errors.Is(err, ErrTimeNamespace) {
+			t.Errorf("%v, want ErrTimeNamespace", err)
+		}
+		return
+	}
+	if _, err := exec.LookPath("unshare"); err != nil || os.Geteuid() != 0 {
+		if os.Getenv("HOLDFAST_REQUIRE_ALL") == "1" && os.Geteuid() == 0 {
+			t.Fatal(err)
+		}
+		t.Skip("only root makes time namespaces, with unshare of util-linux")
+	}
+	c := exec.Command("unshare", "--time", "--boottime", "86400", os.Args[0], "-test.run", "^TestARealTimeNamespaceIsRefused$")
+	c.Env = append(os.Environ(), inside+"=1")
+	if out, err := c.CombinedOutput(); err != nil {
+		t.Errorf("%v\n%s", err, out)
 	}
 }
 

@@ -66,7 +66,7 @@ func (v *vault) floor() Stamp {
 }
 
 func (v *vault) open(t *rapid.T) {
-	c, err := Open(v.disk, "clock", v.source, v.floor())
+	c, err := Open(v.disk, "clock", v.source, Known{Newest: v.floor()})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -227,7 +227,7 @@ func TestCrashWhileSavingLosesAtMostTheLastSave(t *testing.T) {
 			m := NewManual(start)
 			var saved, credited int64
 			d.FailAt(k, fault)
-			c, err := Open(d, "clock", m, Stamp{})
+			c, err := Open(d, "clock", m, Known{Newest: Stamp{}})
 			for i := 0; err == nil && i < 4; i++ {
 				m.Advance(time.Hour)
 				credited += 3600

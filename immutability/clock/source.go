@@ -39,7 +39,7 @@ func (k kernel) Read() (Reading, error) {
 	}
 	id, err := os.ReadFile(k.proc + "/sys/kernel/random/boot_id")
 	if err != nil {
-		return Reading{}, fmt.Errorf("clock: boot identity: %w", err)
+		return Reading{}, fmt.Errorf("clock: boot identity: %w (a unit with ProcSubset=pid hides it)", err)
 	}
 	r := Reading{BootID: strings.TrimSpace(string(id))}
 	if r.BootID == "" {
@@ -65,8 +65,12 @@ func kernelClock(id int32) (time.Duration, error) {
 	return time.Duration(ts.Nano()), nil
 }
 
-// refuseTimeNamespace looks for offsets other than nought in lines such as "boottime 0 0". A kernel built without time
-// namespaces has no such file.
+// ErrTimeNamespace says that this process runs in a time namespace whose clocks are shifted.
+var ErrTimeNamespace = errors.New("locks would run by borrowed time: start holdfast outside of any time namespace (not below unshare --time or a container that sets clock offsets)")
+
+// refuseTimeNamespace looks for offsets other than nought in lines such as "boottime 0 0". The kernel shows those of the
+// namespace that children get; where that is not this process's own, its own cannot be known. A kernel built without time
+// namespaces has no such files.
 func (k kernel) refuseTimeNamespace() error {
 	b, err := os.ReadFile(k.proc + "/self/timens_offsets")
 	if errors.Is(err, fs.ErrNotExist) {
@@ -82,9 +86,23 @@ func (k kernel) refuseTimeNamespace() error {
 		}
 		for _, offset := range f[1:] {
 			if strings.Trim(offset, "-0") != "" {
-				return fmt.Errorf("clock: this process runs in a time namespace that shifts its clocks (%q): locks would run by borrowed time, start holdfast outside of it", strings.TrimSpace(line))
+				return fmt.Errorf("clock: this process runs in a time namespace that shifts its clocks (%q): %w", strings.TrimSpace(line), ErrTimeNamespace)
 			}
 		}
+	}
+	own, err := os.Readlink(k.proc + "/self/ns/time")
+	if errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("clock: %s/self has time offsets and no ns/time: this is not the kernel's own procfs", k.proc)
+	}
+	if err != nil {
+		return fmt.Errorf("clock: time namespace: %w", err)
+	}
+	children, err := os.Readlink(k.proc + "/self/ns/time_for_children")
+	if err != nil {
+		return fmt.Errorf("clock: time namespace of children: %w", err)
+	}
+	if own != children {
+		return fmt.Errorf("clock: this process runs in %q and its children in %q, so that its own offsets are hidden: %w", own, children, ErrTimeNamespace)
 	}
 	return nil
 }

@@ -3,6 +3,8 @@ package ledger
 import (
 	"os"
 	"testing"
+
+	"github.com/holdfast-vault/holdfast/immutability/clock"
 )
 
 // TestClockRecordOfTheFirstReleaseIsStillRead holds the line of a clock record to the one that was written when its form
@@ -10,7 +12,7 @@ import (
 func TestClockRecordOfTheFirstReleaseIsStillRead(t *testing.T) {
 	const golden = "testdata/kinds/clock.jsonl"
 	r := Record{Seq: 7, Kind: KindClock, At: stamp(3), Clock: &Clock{
-		Event: ClockStopped, OffSeconds: 90000, MovedSeconds: -1500, Times: 2, Detail: "the wall clock <moved>",
+		Event: clock.Stopped, OffSeconds: 90000, MovedSeconds: -1500, Times: 2, Detail: "the wall clock <moved>",
 	}}
 	line, err := encodeLine(&r)
 	must(t, err)

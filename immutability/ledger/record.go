@@ -138,21 +138,9 @@ type Done struct {
 	Files  []string `json:"files"`
 }
 
-// ClockEvent says what a clock record tells.
-type ClockEvent string
-
-// The events. Unknown ones of later releases are kept and change nothing.
-const (
-	ClockMoved   ClockEvent = "moved"   // the wall clock moved by ten minutes or more against the time that the machine ran
-	ClockStopped ClockEvent = "stopped" // it is shifted: nothing expires until the next "resumed"
-	ClockResumed ClockEvent = "resumed" // it was put right or is believed: what has run out expires again
-	ClockState   ClockEvent = "state"   // the clock's state was lost, damaged, older than the ledger or not this vault's
-	ClockRan     ClockEvent = "ran"     // nothing happened: the stamp alone says how much running time is credited
-)
-
 // Clock says what the clocks did to each other. It promises nothing and takes nothing back: locks run by the stamps.
 type Clock struct {
-	Event ClockEvent `json:"event"`
+	Event clock.EventKind `json:"event"` // ones of later releases change nothing
 	// OffSeconds is by how much the wall clock is ahead of what it should show after the time that the machine ran;
 	// negative if it is behind.
 	OffSeconds int64 `json:"off_s"`

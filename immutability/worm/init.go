@@ -58,7 +58,7 @@ func Init(d durable.Disk, src clock.Source, o InitOptions) (verifier string, err
 	if err := initFiles(d, o, signer); err != nil {
 		return "", fmt.Errorf("init: %w", err)
 	}
-	c, err := clock.Open(d, clockFile, src, clock.Stamp{})
+	c, err := clock.Open(d, clockFile, src, clock.Known{Vault: o.Vault})
 	if err != nil {
 		return "", fmt.Errorf("init: %w", err)
 	}

@@ -46,6 +46,7 @@ func (s *Store) recover() error {
 	if err := s.guardFiles(); err != nil {
 		return err
 	}
+	_ = s.noteClock(false) // tried again with the next change
 	return s.restoreKeyring()
 }
 

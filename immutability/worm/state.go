@@ -19,7 +19,11 @@ type state struct {
 	keyring  []byte
 	older    map[string]bool // earlier keyrings
 	policy   ledger.Policy
+	first    clock.Stamp // of the first record
 	newest   clock.Stamp // of any record
+	noted    clock.Noted // what clock records say
+	// corrections counts clock records of a wall clock that moved.
+	corrections int
 
 	packs     map[uint32]*packState
 	manifests map[string]*manifestState // sealed by a record of their own, for lack of a commit
@@ -79,7 +83,10 @@ func (st *state) apply(r ledger.Record) {
 		st.newest = r.At
 	}
 	switch r.Kind {
+	case ledger.KindClock:
+		st.applyClock(r)
 	case ledger.KindInit:
+		st.first = r.At
 		st.vault, st.identity, st.policy = r.Init.Vault, r.Init.Identity, r.Init.Policy
 		st.keyring = r.Init.Keyring
 	case ledger.KindKeyring:

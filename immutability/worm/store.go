@@ -110,10 +110,11 @@ func Open(d durable.Disk, src clock.Source, o Options) (*Store, error) {
 	if o.ReadOnly {
 		open = clock.OpenReadOnly
 	}
-	if s.clock, err = open(d, clockFile, src, s.state.newest); err != nil {
+	if s.clock, err = open(d, clockFile, src, s.known()); err != nil {
 		return nil, errors.Join(err, l.Close())
 	}
-	if err := s.clock.Found(); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	// A missing or older state only lacks credit, as after a full disk: told by the ledger, no damage.
+	if err := s.clock.Found(); err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, clock.ErrOlder) {
 		s.found = append(s.found, Damage{What: clockFile, Detail: err.Error()})
 	}
 	if !o.ReadOnly {
@@ -263,6 +264,7 @@ func (s *Store) flush() {
 			s.forgetLive(n)
 		}
 	}
+	_ = s.noteClock(false)
 }
 
 func (s *Store) writable() error {
@@ -298,10 +300,12 @@ func (s *Store) ClockShifted() (bool, string) { return s.clock.Shifted() }
 // Ledger gives the ledger for reading. Who appends to it himself breaks the store.
 func (s *Store) Ledger() *ledger.Ledger { return s.ledger }
 
-// Close saves the clock. Nothing that was acknowledged depends on it.
+// Close records how much running time is credited where nothing else did for a day, and saves the clock. Nothing that was
+// acknowledged depends on either.
 func (s *Store) Close() error {
 	var err error
 	if !s.readOnly {
+		_ = s.Tick()
 		err = s.clock.Save()
 	}
 	return errors.Join(err, s.ledger.Close())

@@ -1,0 +1,103 @@
+package worm
+
+import (
+	"time"
+
+	"github.com/holdfast-vault/holdfast/immutability/clock"
+	"github.com/holdfast-vault/holdfast/immutability/ledger"
+)
+
+// applyClock follows a clock record.
+func (st *state) applyClock(r ledger.Record) {
+	n := &st.noted
+	switch r.Clock.Event {
+	case clock.Moved:
+		n.Moved = r.At
+		st.corrections++
+	case clock.Stopped, clock.Resumed:
+		n.Turned, n.Stopped = r.At, r.Clock.Event == clock.Stopped
+	case clock.State:
+		n.State = r.At
+	default:
+		return // "ran", or of a later release
+	}
+	n.At, n.Off = r.At, time.Duration(r.Clock.OffSeconds)*time.Second
+}
+
+// known is what the ledger says of time. s.mu is held, or nobody else knows of s yet.
+func (s *Store) known() clock.Known {
+	return clock.Known{Vault: s.state.vault, First: s.state.first, Newest: s.state.newest, Noted: s.state.noted}
+}
+
+// noteClock records what happened to the clocks, if anything did: at most a few records, of different kinds. What cannot be
+// recorded is tried again with the next change. s.write is held.
+func (s *Store) noteClock(quiet bool) error {
+	for range 3 {
+		s.mu.Lock()
+		k := s.known()
+		s.mu.Unlock()
+		e, due := s.clock.Due(k, quiet)
+		if !due {
+			return nil
+		}
+		_, err := s.append(ledger.Record{Kind: ledger.KindClock, Clock: &ledger.Clock{
+			Event: e.Kind, OffSeconds: int64(e.Off / time.Second), MovedSeconds: int64(e.Moved / time.Second), Times: e.Times, Detail: e.Detail,
+		}})
+		if err != nil {
+			return err
+		}
+		// Power fails here: the clock's state is older than this record, and the next Open goes by the record.
+		s.clock.Recorded(e)
+	}
+	return nil
+}
+
+// Tick reads the clock and records what happened to it: the wall clock moved, expiry stopped or goes on, or a day of running
+// time passed in which nothing else was recorded. A daemon calls it about once an hour; every change of the vault does the
+// same. On return without an error what is told is on the medium.
+func (s *Store) Tick() error {
+	if err := s.writable(); err != nil {
+		return err
+	}
+	s.write.Lock()
+	defer s.write.Unlock()
+	if _, err := s.clock.Now(); err != nil {
+		return err
+	}
+	s.flush()
+	return s.noteClock(true)
+}
+
+// ClockReport is what the clocks say at this moment, for people and for metrics.
+type ClockReport struct {
+	clock.Report
+	// Corrections counts the records of a wall clock that moved.
+	Corrections int
+	// Late is by how much the running lock that is latest ends after its date, because running time did not pass as the
+	// wall clock did: the machine was switched off or asleep, or the wall clock was set ahead.
+	Late time.Duration
+}
+
+// Clock reads the clocks and says how they stand.
+func (s *Store) Clock() (ClockReport, error) {
+	now, err := s.clock.Now()
+	if err != nil {
+		return ClockReport{}, err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	out := ClockReport{Report: s.clock.Report(s.known()), Corrections: s.state.corrections}
+	for _, snap := range s.state.remaining() {
+		for _, g := range snap.grants {
+			if g.running(now) {
+				out.Late = max(out.Late, g.until(now).Sub(g.at.Wall.Add(g.duration())))
+			}
+		}
+	}
+	return out, nil
+}
+
+// Sentences says it in plain words, one sentence or two for each thing that matters.
+func (r ClockReport) Sentences() []string {
+	return append(r.Report.Sentences(), clock.Lateness(r.Late)...)
+}
