@@ -78,6 +78,16 @@ type VaultState struct {
 	LogicalBytes uint64 // of all files of all snapshots, as if each were stored alone
 	UniqueBytes  uint64 // of all chunks held, before compression
 	StoredBytes  uint64 // of all chunks held, compressed and encrypted
+	Clock        *Clock // nil while the clocks cannot be read
+}
+
+// Clock is how the vault's clocks stand.
+type Clock struct {
+	Shifted     bool          // nothing expires
+	Off         time.Duration // by how much the wall clock is ahead of what running time says
+	Running     time.Duration // credited since the vault was made
+	Late        time.Duration // by how much the latest running lock ends after its date
+	Corrections uint64        // records of a wall clock that moved
 }
 
 // Locks is what is known of the running locks of one mode.
@@ -159,11 +169,17 @@ var (
 	deadBytes    = gauge("pinned_dead_bytes", "Bytes of the sealed packs that the newest snapshots do not use: locks keep them, or they wait for their evacuation.")
 	dedupRatio   = gauge("dedup_ratio", "Bytes of all files of all snapshots, divided by the bytes of the chunks that hold them before compression; 1 for an empty vault.")
 	compression  = gauge("compression_ratio", "Bytes of the chunks before compression, divided by their bytes in the packs; 1 for an empty vault.")
+	clockShifted = gauge("clock_shifted", "Whether the wall clock moved so far against running time that nothing expires: 1 or 0.")
+	clockOff     = gauge("clock_wall_offset_seconds", "By how much the wall clock is ahead of what running time says; negative if behind.")
+	clockRunning = gauge("clock_running_seconds", "Running time credited since the vault was made; it never goes down.")
+	clockLate    = gauge("clock_locks_late_seconds", "By how much the latest running lock ends after its date, for time in which the vault did not run.")
+	corrections  = counter("clock_corrections_total", "Records in the ledger of a wall clock that moved by ten minutes or more.")
 	buildInfo    = gauge("build_info", "The running program; always 1.", "version", "revision", "goversion")
 
 	bySource = []series{lastSuccess, lastAttempt, rpoAge, pullDuration, pullFiles, pullRead, pullNew, pullStored, pullPartial, errorsTotal,
 		running, runBegan, runFiles, runAllFiles, runDone, runAll, runRead, runRate, runNew, runKnown, runLeft}
-	ofVault = []series{locks, nextExpiry, ledgerSize, ledgerRoot, cosignedSize, lastCosigned, cosignLag, packs, packBytes, deadBytes, dedupRatio, compression, buildInfo}
+	ofVault = []series{locks, nextExpiry, ledgerSize, ledgerRoot, cosignedSize, lastCosigned, cosignLag, packs, packBytes, deadBytes, dedupRatio, compression,
+		clockShifted, clockOff, clockRunning, clockLate, corrections, buildInfo}
 )
 
 // collector turns one State into series. It has no state of its own.
@@ -289,6 +305,21 @@ func (p page) vault(v VaultState) {
 	p.put(deadBytes, float64(v.DeadBytes))
 	p.put(dedupRatio, ratio(v.LogicalBytes, v.UniqueBytes))
 	p.put(compression, ratio(v.UniqueBytes, v.StoredBytes))
+	if v.Clock != nil {
+		p.clock(*v.Clock)
+	}
+}
+
+func (p page) clock(c Clock) {
+	shifted := 0.0
+	if c.Shifted {
+		shifted = 1
+	}
+	p.put(clockShifted, shifted)
+	p.put(clockOff, c.Off.Seconds())
+	p.put(clockRunning, c.Running.Seconds())
+	p.put(clockLate, c.Late.Seconds())
+	p.put(corrections, float64(c.Corrections))
 }
 
 // seconds is a Unix time, 0 for never.

@@ -242,7 +242,7 @@ func (k *house) look() (wrong string) {
 	if pending > 0 {
 		wrong = fmt.Sprintf("%d published files lack their record", pending)
 	}
-	if _, err := k.store.Now(); err != nil {
+	if err := k.store.Tick(); err != nil {
 		wrong = err.Error()
 	}
 	if shifted, why := k.store.ClockShifted(); shifted {

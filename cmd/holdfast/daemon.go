@@ -98,6 +98,13 @@ func (d *daemonState) Vault() metrics.VaultState {
 	} else {
 		d.log.Error("metrics: packs", "error", err)
 	}
+	if c, err := store.Clock(); err == nil {
+		s.Clock = &metrics.Clock{
+			Shifted: c.Shifted, Off: c.Off, Running: time.Duration(c.Now.Running) * time.Second, Late: c.Late, Corrections: uint64(c.Corrections),
+		}
+	} else {
+		d.log.Error("metrics: clock", "error", err)
+	}
 	all, err := store.Snapshots()
 	if err != nil {
 		d.log.Error("metrics: snapshots", "error", err)

@@ -36,6 +36,11 @@ var promised = []string{
 	`holdfast_pinned_dead_bytes`,
 	`holdfast_dedup_ratio`,
 	`holdfast_compression_ratio`,
+	`holdfast_clock_shifted`,
+	`holdfast_clock_wall_offset_seconds`,
+	`holdfast_clock_running_seconds`,
+	`holdfast_clock_locks_late_seconds`,
+	`holdfast_clock_corrections_total`,
 	`holdfast_build_info{`,
 }
 

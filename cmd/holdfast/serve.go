@@ -93,6 +93,7 @@ func (s *server) run(ctx context.Context) error {
 		return errors.Join(err, local.Close())
 	}
 	g.Go(func() error { return s.schedule(ctx) })
+	g.Go(func() error { return s.watchClock(ctx) })
 	told := make(chan os.Signal, 1)
 	signal.Notify(told, syscall.SIGHUP)
 	defer signal.Stop(told)

@@ -80,21 +80,38 @@ type ClockReport struct {
 
 // Clock reads the clocks and says how they stand.
 func (s *Store) Clock() (ClockReport, error) {
-	now, err := s.clock.Now()
-	if err != nil {
+	if _, err := s.clock.Now(); err != nil {
 		return ClockReport{}, err
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	out := ClockReport{Report: s.clock.Report(s.known()), Corrections: s.state.corrections}
+	return s.report(s.clock.Report(s.known())), nil
+}
+
+// ClockAs is Clock for who only follows the vault: now, shifted and why are the answer of the process that writes to it.
+func (s *Store) ClockAs(now clock.Stamp, shifted bool, why string) ClockReport {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	r := clock.Report{Now: now, Since: s.state.first, Off: s.state.noted.Off, Shifted: shifted, Why: why}
+	if t := s.state.noted.Turned; shifted && s.state.noted.Stopped {
+		r.ShiftedAt, r.ShiftedFor = t.Wall, time.Duration(max(now.Running-t.Running, 0))*time.Second
+	} else if shifted {
+		r.ShiftedAt = now.Wall // so lately that no record tells
+	}
+	return s.report(r)
+}
+
+// report adds what the ledger knows. s.mu is held.
+func (s *Store) report(r clock.Report) ClockReport {
+	out := ClockReport{Report: r, Corrections: s.state.corrections}
 	for _, snap := range s.state.remaining() {
 		for _, g := range snap.grants {
-			if g.running(now) {
-				out.Late = max(out.Late, g.until(now).Sub(g.at.Wall.Add(g.duration())))
+			if g.running(r.Now) {
+				out.Late = max(out.Late, g.until(r.Now).Sub(g.at.Wall.Add(g.duration())))
 			}
 		}
 	}
-	return out, nil
+	return out
 }
 
 // Sentences says it in plain words, one sentence or two for each thing that matters.

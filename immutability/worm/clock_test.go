@@ -289,8 +289,12 @@ func TestDoctorIsSilentAboutASwitchedOffVault(t *testing.T) {
 		}
 	}
 	src.StepWall(400 * day)
+	must(t, s.Tick())
 	r, err = s.Clock()
 	must(t, err)
+	if as := s.ClockAs(r.Now, r.Shifted, r.Why); strings.Join(as.Sentences(), "") != strings.Join(r.Sentences(), "") {
+		t.Errorf("who follows says\n%s\nwho writes\n%s", as.Sentences(), r.Sentences())
+	}
 	text = strings.Join(r.Sentences(), "\n")
 	for _, w := range []string{"The clock is shifted", "400 days ahead of", "Put it right", "new snapshots are locked as ever"} {
 		if !strings.Contains(text, w) {

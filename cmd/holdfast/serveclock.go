@@ -1,0 +1,40 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/holdfast-vault/holdfast/immutability/worm"
+)
+
+// clockEvery is how often the clock is read though nobody asks: a power cut costs that much running time, and a wall clock
+// that was set wrong shows that soon.
+const clockEvery = time.Minute
+
+// watchClock reads the clock, has what happened to it recorded, and says when expiry stops and goes on, until ctx ends. With
+// a keeper the keeper does the same.
+func (s *server) watchClock(ctx context.Context) error {
+	tick := time.NewTicker(clockEvery)
+	defer tick.Stop()
+	said := false
+	for {
+		store := s.h.v.Store()
+		if err := store.Tick(); err != nil && !errors.Is(err, worm.ErrReadOnly) {
+			s.log.Error("clock", "error", err)
+		}
+		if shifted, why := store.ClockShifted(); shifted != said {
+			said = shifted
+			if shifted {
+				s.log.Error("clock: expiry has stopped, pulls and locks go on", "why", why)
+			} else {
+				s.log.Info("clock: expiry goes on")
+			}
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+		}
+	}
+}
