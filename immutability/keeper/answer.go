@@ -9,9 +9,11 @@ import (
 	"net"
 	"os"
 	"syscall"
+	"time"
 
 	"github.com/RoaringBitmap/roaring/v2"
 
+	"github.com/holdfast-vault/holdfast/immutability/clock"
 	"github.com/holdfast-vault/holdfast/immutability/durable"
 	"github.com/holdfast-vault/holdfast/immutability/ledger"
 	"github.com/holdfast-vault/holdfast/immutability/reliance"
@@ -25,12 +27,15 @@ func (p *peer) do(ctx context.Context, k Kind, m body) (body, *grown, error) {
 	}
 	switch m := m.(type) {
 	case *Hello:
-		return p.hello()
+		return p.welcome(), nil, nil
+	case *Founding:
+		reply, err := p.found(ctx, m)
+		return reply, nil, err
 	case *Session:
 		if k == KindCreate {
 			return p.create(m.Session)
 		}
-		p.s.store.Release(m.Session)
+		p.s.Store().Release(m.Session)
 		return &Nothing{}, nil, nil
 	case *Nothing:
 		if k == KindProbe {
@@ -56,7 +61,7 @@ func (p *peer) do(ctx context.Context, k Kind, m body) (body, *grown, error) {
 
 // ask answers what concerns no file of the connection's own.
 func (p *peer) ask(ctx context.Context, k Kind, m body) (body, error) {
-	store := p.s.store
+	store := p.s.Store()
 	switch m := m.(type) {
 	case *Source:
 		label, previous, err := store.NextLabel(m.Source)
@@ -89,10 +94,12 @@ func (p *peer) ask(ctx context.Context, k Kind, m body) (body, error) {
 	return nil, fmt.Errorf("%w: %v", ErrMalformed, k)
 }
 
-func (p *peer) hello() (body, *grown, error) {
-	return &Welcome{
-		Vault: p.s.store.Vault(), Verifier: p.s.store.Ledger().Verifier(), Level: p.s.o.Level(), PID: uint32(os.Getpid()),
-	}, nil, nil
+func (p *peer) welcome() *Welcome {
+	w := &Welcome{Level: p.s.o.Level(), PID: uint32(os.Getpid())}
+	if store := p.s.Store(); store != nil {
+		w.Vault, w.Verifier = store.Vault(), store.Ledger().Verifier()
+	}
+	return w
 }
 
 var errTooMany = errors.New("too many at once: seal, drop or leave some first")
@@ -107,11 +114,11 @@ func (p *peer) create(session string) (body, *grown, error) {
 	if full {
 		return nil, nil, fmt.Errorf("%d packs grow: %w", growingMax, errTooMany)
 	}
-	in, err := p.s.store.CreatePack(session)
+	in, err := p.s.Store().CreatePack(session)
 	var file *os.File
 	if err == nil {
 		if file, err = in.Hand(); err != nil {
-			err = errors.Join(err, p.s.store.Drop(in))
+			err = errors.Join(err, p.s.Store().Drop(in))
 		}
 	}
 	p.mu.Lock()
@@ -140,7 +147,7 @@ func (p *peer) take(n uint32) (*grown, error) {
 
 func (p *peer) pack(ctx context.Context, k Kind, n uint32) (body, error) {
 	if k == KindDiscard {
-		return &Nothing{}, p.s.store.Discard(n)
+		return &Nothing{}, p.s.Store().Discard(n)
 	}
 	g, err := p.take(n)
 	if err != nil {
@@ -150,9 +157,9 @@ func (p *peer) pack(ctx context.Context, k Kind, n uint32) (body, error) {
 	case KindSeal:
 		return p.seal(ctx, g)
 	case KindDrop:
-		err = p.s.store.Drop(g.in)
+		err = p.s.Store().Drop(g.in)
 	default:
-		err = p.s.store.Leave(g.in)
+		err = p.s.Store().Leave(g.in)
 	}
 	if err != nil {
 		p.giveBack(g)
@@ -168,7 +175,7 @@ func (p *peer) giveBack(g *grown) {
 
 // seal finishes what it began even where the connection ends meanwhile. A pack whose seal failed can be dropped or left.
 func (p *peer) seal(ctx context.Context, g *grown) (body, error) {
-	info, err := p.s.store.Seal(context.WithoutCancel(ctx), g.in)
+	info, err := p.s.Store().Seal(context.WithoutCancel(ctx), g.in)
 	if err != nil {
 		p.giveBack(g)
 		return nil, err
@@ -189,7 +196,7 @@ func parseID(digits string) (id ID, err error) {
 func (id ID) String() string { return hex.EncodeToString(id[:]) }
 
 func (p *peer) leftovers() (body, error) {
-	left, err := p.s.store.Leftovers()
+	left, err := p.s.Store().Leftovers()
 	if err != nil {
 		return nil, err
 	}
@@ -252,7 +259,7 @@ func (p *peer) commit(ctx context.Context, m *Commit) (body, error) {
 	if err != nil {
 		return nil, err
 	}
-	snap, err := p.s.store.Commit(context.WithoutCancel(ctx), m.Session, manifest, lock)
+	snap, err := p.s.Store().Commit(context.WithoutCancel(ctx), m.Session, manifest, lock)
 	if err != nil {
 		return nil, err
 	}
@@ -265,10 +272,10 @@ func (p *peer) extend(ctx context.Context, m *Extend) (body, error) {
 	if err != nil {
 		return nil, err
 	}
-	if most := p.s.store.Policy().MaxSeconds; lock.ForSeconds > most {
+	if most := p.s.Store().Policy().MaxSeconds; lock.ForSeconds > most {
 		return nil, fmt.Errorf("a lock of %d s: the daemon may ask for %d s at most, which is the policy's longest", lock.ForSeconds, most)
 	}
-	snap, err := p.s.store.Extend(ctx, m.Snapshot.String(), lock, m.By)
+	snap, err := p.s.Store().Extend(ctx, m.Snapshot.String(), lock, m.By)
 	if err != nil {
 		return nil, err
 	}
@@ -284,7 +291,7 @@ func (p *peer) claim(m *Claim) (body, error) {
 	if err != nil {
 		return nil, err
 	}
-	missing, err := appendSet(p.s.store.Claim(m.Session, set))
+	missing, err := appendSet(p.s.Store().Claim(m.Session, set))
 	return &PackSet{Packs: missing}, err
 }
 
@@ -298,13 +305,17 @@ func appendSet(set *roaring.Bitmap) ([]byte, error) {
 }
 
 func (p *peer) now() (body, error) {
-	now, err := p.s.store.Now()
+	now, err := p.s.Store().Now()
 	if err != nil {
 		return nil, err
 	}
 	reply := &Now{Wall: uint64(max(now.Wall.Unix(), 0)), Running: uint64(max(now.Running, 0)), Boot: now.Boot}
-	reply.Shifted, reply.Why = p.s.store.ClockShifted()
+	reply.Shifted, reply.Why = p.s.Store().ClockShifted()
 	return reply, nil
+}
+
+func (m Now) stamp() clock.Stamp {
+	return clock.Stamp{Wall: time.Unix(int64(m.Wall), 0).UTC(), Running: int64(m.Running), Boot: m.Boot}
 }
 
 // inspect tells what only the keeper can see: the daemon checks everything else itself.
@@ -313,10 +324,10 @@ func (p *peer) inspect(ctx context.Context) body {
 	for _, line := range p.s.o.Findings() {
 		reply.Lines = append(reply.Lines, line[:min(len(line), textMax)])
 	}
-	if n := p.s.store.Unguarded(); n > 0 {
+	if n := p.s.Store().Unguarded(); n > 0 {
 		reply.Lines = append(reply.Lines, fmt.Sprintf("%d sealed files were not immutable when the keeper started", n))
 	}
-	for _, d := range p.s.store.Check(ctx, false) {
+	for _, d := range p.s.Store().Check(ctx, false) {
 		if len(reply.Lines) < findingsMax {
 			line := d.String()
 			reply.Lines = append(reply.Lines, line[:min(len(line), textMax)])

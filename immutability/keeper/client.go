@@ -25,6 +25,9 @@ var ErrGone = errors.New("the connection to the keeper ended")
 type Client struct {
 	c       *net.UnixConn
 	welcome Welcome
+	began   Mark // the ledger when the connection began
+	// follow is told the mark of each reply before the reply is handed on; nil for nobody. Its error ends the connection.
+	follow func(Mark) error
 
 	writing sync.Mutex // a request is written whole
 
@@ -56,14 +59,41 @@ func Dial(ctx context.Context, socket, program string) (*Client, error) {
 	if err != nil {
 		return nil, fmt.Errorf("keeper: %w", err)
 	}
-	c := &Client{c: conn.(*net.UnixConn), waiting: map[uint32]*waiter{}, read: make(chan struct{})}
+	return greet(ctx, conn.(*net.UnixConn), program)
+}
+
+// greet begins a connection.
+func greet(ctx context.Context, conn *net.UnixConn, program string) (*Client, error) {
+	c := &Client{c: conn, waiting: map[uint32]*waiter{}, read: make(chan struct{})}
 	go c.replies()
 	a, err := c.call(ctx, KindHello, &Hello{Program: program})
 	if err != nil {
 		return nil, errors.Join(err, c.Close())
 	}
-	c.welcome = *a.body.(*Welcome)
+	c.welcome, c.began = *a.body.(*Welcome), a.mark
 	return c, nil
+}
+
+// ended says whether no more replies come.
+func (c *Client) ended() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.gone != nil
+}
+
+// believe follows the mark of a reply, and only then hands it on.
+func (c *Client) believe(a answer) (answer, error) {
+	if a.err != nil || c.follow == nil {
+		return a, told(a.err)
+	}
+	if err := c.follow(a.mark); err != nil {
+		if a.file != nil {
+			_ = a.file.Close()
+		}
+		_ = c.c.Close() // nothing that comes from there is of use
+		return answer{}, err
+	}
+	return a, nil
 }
 
 // Welcome is what the keeper said of itself.
@@ -153,16 +183,17 @@ func (c *Client) call(ctx context.Context, k Kind, m body) (answer, error) {
 	}
 	select {
 	case a := <-w.reply:
-		return a, told(a.err)
+		return c.believe(a)
 	case <-ctx.Done():
 	}
 	c.mu.Lock()
-	defer c.mu.Unlock()
 	select {
 	case a := <-w.reply: // it came in the last moment
-		return a, told(a.err)
+		c.mu.Unlock()
+		return c.believe(a)
 	default:
 		w.abandoned = true
+		c.mu.Unlock()
 		return answer{}, ctx.Err()
 	}
 }

@@ -30,6 +30,7 @@ const (
 	KindSettle
 	KindProbe
 	KindInspect
+	KindFound
 )
 
 // Code says what became of a request.
@@ -60,6 +61,7 @@ const (
 	noteMax     = 64 << 10
 	pieceMax    = 256 << 10
 	packSetMax  = bodyMax - 8<<10
+	identityMax = 64 << 10
 	leftoverMax = 65536
 	findingsMax = 200 // of textMax bytes at most they still fit a body
 )
@@ -314,6 +316,21 @@ func (m *Failure) fields(c *coder) {
 
 func (m *Failure) Error() string { return fmt.Sprintf("keeper: %s", m.Text) }
 
+// Founding asks a keeper without a vault to make one.
+type Founding struct {
+	Vault    string // 32 hex digits
+	Identity []byte // content of vault.json
+	Keyring  []byte // the wrapped keyring
+	Policy   []byte // the lock policy in the ledger's form, JSON
+}
+
+func (m *Founding) fields(c *coder) {
+	c.str(&m.Vault, 32)
+	c.blob(&m.Identity, identityMax)
+	c.blob(&m.Keyring, keyringMax)
+	c.blob(&m.Policy, noteMax)
+}
+
 // form is the two bodies of a kind.
 type form struct {
 	name           string
@@ -349,6 +366,7 @@ var forms = map[Kind]form{
 	KindProbe:      {"probe", newBody[Nothing], newBody[Probing]},
 	KindInspect:    {"inspect", newBody[Nothing], newBody[Findings]},
 	KindKeyring:    {"keyring", newBody[Keyring], newBody[Nothing]},
+	KindFound:      {"found", newBody[Founding], newBody[Welcome]},
 }
 
 func (k Kind) String() string {

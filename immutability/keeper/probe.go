@@ -23,7 +23,7 @@ func (p *peer) createProbe() (body, *grown, error) {
 	if p.probe != nil || p.attacked {
 		return nil, nil, fmt.Errorf("a probe: %w", errTooMany)
 	}
-	made, err := p.s.store.CreateProbe()
+	made, err := p.s.Store().CreateProbe()
 	if err != nil {
 		return nil, nil, err
 	}

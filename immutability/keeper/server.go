@@ -7,6 +7,7 @@ import (
 	"net"
 	"os"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -29,17 +30,22 @@ type Options struct {
 	Level func() string
 	// Findings are lines that Inspect tells first, a few; nil for none.
 	Findings func() []string
+	// Found makes the vault where there is none, and opens it for writing; nil where none may be made. One call at a time.
+	Found func(ctx context.Context, o worm.InitOptions) (*worm.Store, error)
 	// Logf is told of connections that were refused or ended badly; nil for nobody. What a peer sent is printed with %q.
 	Logf func(format string, args ...any)
 }
 
 // Server answers the daemon. The store must be open for writing, with its guard.
 type Server struct {
-	store *worm.Store
-	o     Options
+	o Options
+
+	founding sync.Mutex // held while a vault is made
+	store    atomic.Pointer[worm.Store]
 }
 
-// NewServer makes a server of a store, which stays the caller's to close once Serve has returned.
+// NewServer makes a server of a store, which stays the caller's to close once Serve has returned. Without a store it answers
+// hello and found alone, until Options.Found has made one.
 func NewServer(store *worm.Store, o Options) *Server {
 	if o.Logf == nil {
 		o.Logf = func(string, ...any) {}
@@ -50,8 +56,13 @@ func NewServer(store *worm.Store, o Options) *Server {
 	if o.Findings == nil {
 		o.Findings = func() []string { return nil }
 	}
-	return &Server{store: store, o: o}
+	s := &Server{o: o}
+	s.store.Store(store)
+	return s
 }
+
+// Store gives the store that is served, nil before there is one.
+func (s *Server) Store() *worm.Store { return s.store.Load() }
 
 // Serve answers connections until ctx ends, and returns once all of them are closed and all their requests are done. It
 // closes l.
@@ -195,6 +206,9 @@ func (p *peer) serve(ctx context.Context) error {
 		if err == nil {
 			err = p.begin(f.ID)
 		}
+		if err == nil && p.s.Store() == nil && f.Kind != KindHello && f.Kind != KindFound {
+			err = fmt.Errorf("%w: %v, and there is no vault yet", ErrMalformed, f.Kind)
+		}
 		if err != nil {
 			p.fail(f, &Failure{Code: Malformed, Text: err.Error()})
 			return err
@@ -247,7 +261,11 @@ func (p *peer) answer(ctx context.Context, f frame, m body) {
 }
 
 func (p *peer) mark() Mark {
-	size, root := p.s.store.Ledger().Head()
+	store := p.s.Store()
+	if store == nil {
+		return Mark{}
+	}
+	size, root := store.Ledger().Head()
 	return Mark{Size: size, Root: ID(root)}
 }
 
@@ -287,7 +305,7 @@ func (p *peer) leave() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for n, g := range p.growing {
-		if err := p.s.store.Leave(g.in); err != nil {
+		if err := p.s.Store().Leave(g.in); err != nil {
 			p.s.o.Logf("keeper: pack %d: %v; the next start looks after it", n, err)
 		}
 	}

@@ -37,10 +37,12 @@ type Ledger struct {
 	signerKey string
 	init      *Init
 	damages   []*Damage
-	unknown   map[Kind]int
+
+	follows sync.Mutex // held by Follow; taken before mu
 
 	mu       sync.Mutex // guards all below
-	segments []segment  // as counted; the last one is the one that grows
+	unknown  map[Kind]int
+	segments []segment // as counted; the last one is the one that grows
 	tree     tree
 	note     []byte // newest signed checkpoint
 	noted    int64  // leaves that the checkpoint on the disk covers
@@ -59,6 +61,8 @@ type Ledger struct {
 	// that failed. foreign is set once that is found to be otherwise, and stays.
 	extent  int64
 	foreign error
+	// following says that another process writes this ledger, and that Follow goes after it.
+	following bool
 	// next is the number of a segment that was never used.
 	next int
 	// fresh says that the next record begins a new segment: the last one ends in a torn or
@@ -370,7 +374,8 @@ func (l *Ledger) publish() error {
 func (l *Ledger) CheckpointError() error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.signer != nil && l.noted != l.tree.n {
+	l.renote()
+	if (l.signer != nil || l.following) && l.noted != l.tree.n {
 		return fmt.Errorf("ledger: the checkpoint covers %d of %d records", l.noted, l.tree.n)
 	}
 	return nil
@@ -481,6 +486,7 @@ func (l *Ledger) Root() tlog.Hash {
 func (l *Ledger) Checkpoint() []byte {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	l.renote()
 	return bytes.Clone(l.note)
 }
 
@@ -498,7 +504,11 @@ func (l *Ledger) Damages() []Damage {
 }
 
 // Unknown gives the kinds of records that this release does not know, with how many there are.
-func (l *Ledger) Unknown() map[Kind]int { return l.unknown }
+func (l *Ledger) Unknown() map[Kind]int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.unknown // exchanged as a whole, never changed
+}
 
 // Extends says whether this ledger still holds everything that an earlier checkpoint of it covers:
 // nil if it does, else an error that says what does not agree.

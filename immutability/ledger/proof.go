@@ -106,6 +106,7 @@ func (l *Ledger) line(seq uint64) ([]byte, error) {
 
 // covering gives the checkpoint that a proof of a record is made for.
 func (l *Ledger) covering(seq uint64) ([]byte, Checkpoint, error) {
+	l.renote()
 	if l.cosigned != nil && seq < l.cosignedOf.Size {
 		return l.cosigned, l.cosignedOf, nil
 	}
@@ -118,6 +119,7 @@ func (l *Ledger) covering(seq uint64) ([]byte, Checkpoint, error) {
 
 // newest gives the newest checkpoint; of one size, that with cosignatures.
 func (l *Ledger) newest() ([]byte, Checkpoint, error) {
+	l.renote()
 	if l.note == nil {
 		return nil, Checkpoint{}, errors.New("the ledger has no checkpoint yet")
 	}
@@ -303,6 +305,7 @@ func (l *Ledger) KeepCosigned(signed []byte) error {
 func (l *Ledger) Cosigned() []byte {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	l.renote()
 	return bytes.Clone(l.cosigned)
 }
 

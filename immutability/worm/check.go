@@ -24,6 +24,7 @@ type Damage struct {
 	Detail   string
 	Pack     uint32 // the pack concerned, 0 for none
 	Snapshot string // the snapshot concerned, "" for none
+	Stray    bool   // a file that no record names
 }
 
 func (d Damage) String() string { return d.What + ": " + d.Detail }
@@ -75,6 +76,9 @@ func (c *checker) ledger() {
 
 func (c *checker) keeper() {
 	b, err := durable.ReadFile(c.s.disk, signerFile, 4096)
+	if c.s.readOnly && errors.Is(err, fs.ErrPermission) {
+		return // another user's, who looks after it
+	}
 	if err != nil {
 		c.add(signerFile, "%v", err)
 	} else if key, ok := strings.CutSuffix(string(b), "\n"); !ok {
@@ -194,7 +198,7 @@ func (c *checker) readPack(ctx context.Context, p PackInfo) (detail string) {
 func (c *checker) spoiled(n uint32, detail string, misread bool) {
 	c.s.mu.Lock()
 	p := c.s.state.packs[n]
-	gone := p.swept || p.condemned
+	gone := p == nil || p.swept || p.condemned
 	if !gone {
 		p.unfit, p.misread = detail, p.misread || misread
 	}
@@ -209,7 +213,7 @@ func (c *checker) spoiled(n uint32, detail string, misread bool) {
 func (c *checker) sound(n uint32, wasRead bool) {
 	c.s.mu.Lock()
 	defer c.s.mu.Unlock()
-	if p := c.s.state.packs[n]; wasRead || !p.misread {
+	if p := c.s.state.packs[n]; p != nil && (wasRead || !p.misread) {
 		p.unfit, p.misread = "", false
 	}
 }
@@ -299,7 +303,7 @@ func (c *checker) strays(dir string, names map[string]int64) {
 		if _, err := c.s.disk.Stat(file); errors.Is(err, fs.ErrNotExist) {
 			continue // gone since the listing
 		}
-		d := Damage{What: file, Detail: "no record names this file; if an interrupted process left it, the next open for writing records it"}
+		d := Damage{What: file, Detail: "no record names this file; if an interrupted process left it, the next open for writing records it", Stray: true}
 		d.Pack, _ = sealedPack(file)
 		c.found = append(c.found, d)
 	}

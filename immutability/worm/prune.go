@@ -29,6 +29,9 @@ type PruneReport struct {
 	Snapshots []string             // IDs
 	Packs     []uint32
 	Bytes     int64 // of these packs
+	// MarkedSnapshots and MarkedPacks are how many were newly marked, to be removed a day later at the earliest. Only a
+	// keeper marks first.
+	MarkedSnapshots, MarkedPacks int
 }
 
 // Plan says for each snapshot whether it may go, and why.

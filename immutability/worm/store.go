@@ -113,8 +113,10 @@ func Open(d durable.Disk, src clock.Source, o Options) (*Store, error) {
 	if s.clock, err = open(d, clockFile, src, s.known()); err != nil {
 		return nil, errors.Join(err, l.Close())
 	}
-	// A missing or older state only lacks credit, as after a full disk: told by the ledger, no damage.
-	if err := s.clock.Found(); err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, clock.ErrOlder) {
+	// A missing or older state only lacks credit, as after a full disk: told by the ledger, no damage. Behind a keeper the file
+	// is the keeper's alone.
+	if err := s.clock.Found(); err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, clock.ErrOlder) &&
+		!(o.ReadOnly && errors.Is(err, fs.ErrPermission)) {
 		s.found = append(s.found, Damage{What: clockFile, Detail: err.Error()})
 	}
 	if !o.ReadOnly {
@@ -275,7 +277,11 @@ func (s *Store) writable() error {
 }
 
 // Vault gives the vault's ID, 32 hex digits.
-func (s *Store) Vault() string { return s.state.vault }
+func (s *Store) Vault() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.state.vault
+}
 
 // Keyring gives the newest wrapped keyring. The slice is the caller's own.
 func (s *Store) Keyring() []byte {
