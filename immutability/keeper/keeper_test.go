@@ -78,9 +78,12 @@ func (h *house) start(uid uint32) {
 	var err error
 	h.store, err = worm.Open(h.disk, h.clock, worm.Options{Guard: true})
 	must(h.t, err)
-	sockets, err := os.MkdirTemp("", "keeper") // short: a socket's path has little room
-	must(h.t, err)
-	h.socket = filepath.Join(sockets, "s")
+	if h.socket == "" {
+		sockets, err := os.MkdirTemp("", "keeper") // short: a socket's path has little room
+		must(h.t, err)
+		h.t.Cleanup(func() { _ = os.RemoveAll(sockets) })
+		h.socket = filepath.Join(sockets, "s")
+	}
 	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: h.socket, Net: "unix"})
 	must(h.t, err)
 	ctx, cancel := context.WithCancel(context.WithoutCancel(h.t.Context()))
@@ -89,7 +92,7 @@ func (h *house) start(uid uint32) {
 	go func() { done <- server.Serve(ctx, l) }()
 	h.stop = sync.OnceFunc(func() {
 		cancel()
-		if err := errors.Join(<-done, h.store.Close(), os.RemoveAll(sockets)); err != nil {
+		if err := errors.Join(<-done, h.store.Close()); err != nil {
 			h.t.Error(err)
 		}
 	})

@@ -64,6 +64,8 @@ func sample(m body) {
 		m.Files = 1
 	case *Findings:
 		m.Lines = []string{"", "line"}
+	case *Founding:
+		*m = Founding{strings.Repeat("0", 32), []byte("{}"), []byte("wrapped"), []byte("{}")}
 	case *Keyring:
 		*m = Keyring{[]byte("wrapped"), "a recipient more"}
 	case *Nothing:
@@ -145,7 +147,7 @@ func TestBytesOfFrames(t *testing.T) {
 }
 
 func TestKindsAndCodesKeepTheirNumbers(t *testing.T) {
-	for kind, n := range map[Kind]uint8{KindHello: 1, KindSeal: 3, KindCommit: 10, KindSweep: 15, KindProbe: 19, KindInspect: 20, KindKeyring: 31} {
+	for kind, n := range map[Kind]uint8{KindHello: 1, KindSeal: 3, KindCommit: 10, KindSweep: 15, KindProbe: 19, KindInspect: 20, KindFound: 21, KindKeyring: 31} {
 		if uint8(kind) != n {
 			t.Errorf("%v is %d, want %d", kind, kind, n)
 		}

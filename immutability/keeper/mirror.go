@@ -91,6 +91,9 @@ func OpenMirror(ctx context.Context, o MirrorOptions) (*Mirror, error) {
 	if err != nil {
 		return nil, err
 	}
+	if c.Welcome().Vault == "" {
+		return nil, errors.Join(fmt.Errorf("the keeper at %q has no vault yet; make one with: holdfast init --keeper %s", o.Socket, o.Socket), c.Close())
+	}
 	// The ledger is read after the keeper has spoken, so that it holds what the keeper has spoken of.
 	store, err := worm.Open(o.Disk, o.Clock, worm.Options{ReadOnly: true})
 	if err != nil {
@@ -121,9 +124,6 @@ func dialKeeper(ctx context.Context, socket, program string) (*Client, error) {
 // take makes sure that a new connection leads to the keeper of these files, and has the marks of its replies followed.
 func (m *Mirror) take(c *Client) error {
 	w := c.Welcome()
-	if w.Vault == "" {
-		return fmt.Errorf("the keeper at %q has no vault yet; make one with: holdfast init --keeper %s", m.o.Socket, m.o.Socket)
-	}
 	if w.Vault != m.store.Vault() {
 		return fmt.Errorf("%w: the keeper at %q keeps vault %q, and the directory holds vault %q: name the one's directory or the other's socket",
 			ErrOther, m.o.Socket, w.Vault, m.store.Vault())
