@@ -15,19 +15,17 @@ import (
 )
 
 // CreatePack begins a pack, as worm.Store.CreatePack does.
-func (m *Mirror) CreatePack(session string) (*worm.Incoming, error) {
-	c, err := m.connection(m.ctx)
-	if err != nil {
-		return nil, lost(err)
-	}
-	in, err := c.CreatePack(m.ctx, session)
-	if err != nil {
-		return nil, lost(err)
-	}
-	m.mu.Lock()
-	m.growing[in.Number] = c
-	m.mu.Unlock()
-	return in, nil
+func (m *Mirror) CreatePack(session string) (in *worm.Incoming, err error) {
+	err = m.ask(m.ctx, func(c *Client) error {
+		if in, err = c.CreatePack(m.ctx, session); err != nil {
+			return err // one whose reply was lost is an empty leftover
+		}
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		m.growing[in.Number] = c
+		return nil
+	})
+	return in, err
 }
 
 // parted takes a pack away from those that grow, with the connection that it grows on.
