@@ -10,6 +10,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"reflect"
 	"time"
 
 	"github.com/holdfast-vault/holdfast/immutability/clock"
@@ -64,7 +65,7 @@ func Init(ctx context.Context, dir, id string, o InitOptions) (verifier string, 
 	if o.Clock == nil {
 		o.Clock = clock.Kernel()
 	}
-	if o.Policy == (ledger.Policy{}) {
+	if reflect.DeepEqual(o.Policy, ledger.Policy{}) {
 		o.Policy = DefaultPolicy()
 	}
 	if err := ctx.Err(); err != nil {

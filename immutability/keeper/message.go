@@ -213,7 +213,7 @@ type Committed struct {
 
 func (m *Committed) fields(c *coder) { c.str(&m.Label, 32); m.Lock.fields(c) }
 
-// Extend asks for a further lock of a snapshot.
+// Extend asks for a further lock of a snapshot; zeros stand for those of the locks that run.
 type Extend struct {
 	Snapshot ID
 	Lock     Lock
@@ -224,9 +224,6 @@ func (m *Extend) fields(c *coder) {
 	c.id(&m.Snapshot)
 	m.Lock.fields(c)
 	c.str(&m.By, byMax)
-	if m.Lock.Mode == 0 || m.Lock.Seconds == 0 {
-		c.fail(errors.New("a further lock needs its mode and its duration"))
-	}
 }
 
 // Claim says that a session relies on packs, a Roaring bitmap in the portable serialisation.

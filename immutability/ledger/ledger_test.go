@@ -193,7 +193,7 @@ func TestKindOfANewerReleaseIsListed(t *testing.T) {
 	appendAll(t, l, sealRecord(1))
 	// Also one that uses a name of ours for something else, and one that adds a field to a kind of ours.
 	for _, body := range []string{
-		`{"seq":%d,"kind":"hold","at":{"wall":"2026-07-01T03:04:12Z","running_s":7,"boot":"b"},"hold":{"snapshot":"x"}`,
+		`{"seq":%d,"kind":"oath","at":{"wall":"2026-07-01T03:04:12Z","running_s":7,"boot":"b"},"oath":{"snapshot":"x"}`,
 		`{"seq":%d,"kind":"witness","at":{"wall":"2026-07-01T03:04:12Z","running_s":7,"boot":"b"},"commit":[1,2]`,
 		`{"seq":%d,"kind":"done","at":{"wall":"2026-07-01T03:04:12Z","running_s":7,"boot":"b"},"done":{"intent":1,"files":[],"by":"x"}`,
 	} {
@@ -204,10 +204,10 @@ func TestKindOfANewerReleaseIsListed(t *testing.T) {
 		l = reopen(t, d)
 	}
 	appendAll(t, l, sealRecord(2))
-	if got := kinds(l); got != "init seal hold witness done seal" {
+	if got := kinds(l); got != "init seal oath witness done seal" {
 		t.Errorf("records %s", got)
 	}
-	if u := l.Unknown(); u["hold"] != 1 || u["witness"] != 1 || len(u) != 2 {
+	if u := l.Unknown(); u["oath"] != 1 || u["witness"] != 1 || len(u) != 2 {
 		t.Errorf("unknown kinds %v", u)
 	}
 	for r := range l.Records() {

@@ -14,6 +14,7 @@ import (
 	"fmt"
 
 	"github.com/holdfast-vault/holdfast/immutability/clock"
+	"github.com/holdfast-vault/holdfast/immutability/policy"
 )
 
 // Format is the newest ledger format that this release writes and reads. It stands in the init
@@ -37,6 +38,8 @@ const (
 	KindExtend  Kind = "extend"  // a lock grows
 	KindIntent  Kind = "intent"  // files are about to be removed
 	KindDone    Kind = "done"    // files of an intent are removed
+	KindHold    Kind = "hold"    // a snapshot is held for ever
+	KindPolicy  Kind = "policy"  // another policy is in force
 	KindClock   Kind = "clock"   // what the clocks did to each other
 
 	KindWitnessed Kind = "witnessed" // what a quorum of witnesses said of a checkpoint, and when
@@ -59,6 +62,8 @@ type Record struct {
 	Intent  *Intent        `json:"intent,omitempty"`
 	Done    *Done          `json:"done,omitempty"`
 	Clock   *Clock         `json:"clock,omitempty"`
+	Hold    *Hold          `json:"hold,omitempty"`
+	Policy  *PolicyChange  `json:"policy,omitempty"`
 
 	Witnessed *Witnessed `json:"witnessed,omitempty"`
 	Origin    *Origin    `json:"origin,omitempty"`
@@ -98,6 +103,8 @@ type Seal struct {
 	Bytes     int64  `json:"bytes"`
 	Session   string `json:"session"`   // "" when recovery no longer knows it
 	Recovered bool   `json:"recovered"` // recorded after a crash, from what was found
+	// Source is whose budget the file counts against; "" for none: manifests, what was recovered, and older records.
+	Source string `json:"source,omitempty"`
 }
 
 // Commit makes a snapshot. Its lock runs from the stamp of this record.
@@ -151,16 +158,13 @@ type Clock struct {
 }
 
 // Mode is the strength of a lock.
-type Mode string
+type Mode = policy.Mode
 
 // The modes: a governance lock can be ended early by a quorum, a compliance lock by nobody.
 const (
-	Governance Mode = "governance"
-	Compliance Mode = "compliance"
+	Governance = policy.Governance
+	Compliance = policy.Compliance
 )
-
-// Valid says whether m is one of the modes.
-func (m Mode) Valid() bool { return m == Governance || m == Compliance }
 
 // Lock is a promise to keep, from the stamp of the record that carries it.
 type Lock struct {
@@ -169,11 +173,19 @@ type Lock struct {
 }
 
 // Policy is what locks are made of when nobody asks for more.
-type Policy struct {
-	Mode           Mode  `json:"mode"`
-	DefaultSeconds int64 `json:"default_s"`
-	MinSeconds     int64 `json:"min_s"` // requests below are raised
-	MaxSeconds     int64 `json:"max_s"` // automatic locks above are cut
+type Policy = policy.Policy
+
+// PolicyChange is the policy from this record on. Running locks stay as they are.
+type PolicyChange struct {
+	Policy
+	By string `json:"by"` // where it came from
+}
+
+// Hold keeps a snapshot for ever, beside its locks. Holds are counted; nothing in this format ends one.
+type Hold struct {
+	Snapshot string `json:"snapshot"`
+	Reason   string `json:"reason"`
+	By       string `json:"by"`
 }
 
 // body says which of the bodies a kind of this release carries, and whether the kind is known.
@@ -201,6 +213,10 @@ func (r *Record) body() (set, known bool) {
 		return r.Witnessed != nil, true
 	case KindOrigin:
 		return r.Origin != nil, true
+	case KindHold:
+		return r.Hold != nil, true
+	case KindPolicy:
+		return r.Policy != nil, true
 	}
 	return false, false
 }
@@ -317,6 +333,10 @@ func (r Record) bare() Record {
 		out.Witnessed = r.Witnessed
 	case KindOrigin:
 		out.Origin = r.Origin
+	case KindHold:
+		out.Hold = r.Hold
+	case KindPolicy:
+		out.Policy = r.Policy
 	}
 	return out
 }

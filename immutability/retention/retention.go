@@ -23,6 +23,8 @@ type Snapshot struct {
 	Locked      bool
 	LockMode    string
 	LockedUntil time.Time
+	// Held says who holds it and why, as a clause for people; "" for nobody. A hold has no end.
+	Held string
 }
 
 // History is all that the rules look at.
@@ -48,7 +50,7 @@ type Decision struct {
 
 // Decide answers for every snapshot of the history, in its order.
 //
-// A snapshot stays while a lock of its own runs. Of each source four snapshots stay for ever: the
+// A snapshot stays while a lock of its own runs, and for ever once it is held. Of each source four snapshots stay for ever: the
 // newest complete one, the newest clean one, the newest that is both, and, where a source has none
 // of these, the newest at all. While History.Halt is set everything stays. All else may go.
 func Decide(h History) []Decision {
@@ -57,6 +59,8 @@ func Decide(h History) []Decision {
 	for i, s := range h.Snapshots {
 		d := Decision{ID: s.ID, Source: s.Source, Label: s.Label}
 		switch {
+		case s.Held != "":
+			d.Why = s.Held
 		case s.Locked:
 			d.Until = s.LockedUntil
 			d.Why = fmt.Sprintf("its %s lock runs until %s", s.LockMode, s.LockedUntil.UTC().Format(time.RFC3339))

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"slices"
 	"time"
 
 	"github.com/RoaringBitmap/roaring/v2"
@@ -30,6 +31,7 @@ type Snapshot struct {
 	Lock                       ledger.Lock // the strongest that runs; its duration is that of the lock that ends last
 	LockedUntil                time.Time   // by the wall clock, if the machine stays on
 	Locked                     bool
+	Holds                      []Hold // each keeps it for ever; the slice is the store's
 	// Err says why the manifest cannot be read; Head is empty then.
 	Err error
 }
@@ -95,7 +97,7 @@ func (s *Store) Commit(ctx context.Context, session string, manifest []byte, loc
 		}
 		return s.snapshot(id)
 	}
-	if lock, err = effective(s.Policy(), lock); err != nil {
+	if lock, err = effective(s.Policy().For(head.Source), lock); err != nil {
 		return Snapshot{}, fmt.Errorf("commit: %w", err)
 	}
 	if err := s.admit(&head, packs); err != nil {
@@ -337,16 +339,17 @@ func (s *Store) describe(snap *snapshotState, now clock.Stamp) Snapshot {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	out.Lock, out.LockedUntil, out.Locked = strongest(snap.grants, now)
+	out.Holds = slices.Clip(snap.holds)
 	return out
 }
 
-// grants gives the locks of a snapshot that is committed and not removed.
-func (s *Store) grants(id string) ([]grant, bool) {
+// grants gives source and locks of a snapshot that is committed and not removed.
+func (s *Store) grants(id string) (source string, locks []grant, ok bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	snap := s.state.byID[id]
 	if snap == nil || snap.swept {
-		return nil, false
+		return "", nil, false
 	}
-	return snap.grants, true
+	return snap.Source, slices.Clip(snap.grants), true
 }

@@ -94,7 +94,8 @@ func checkInit(o InitOptions) (ledger.Policy, error) {
 	if id != o.Vault {
 		return ledger.Policy{}, fmt.Errorf("the identity is of vault %q, not of %q", id, o.Vault)
 	}
-	return normalise(o.Policy)
+	p := o.Policy.Fill()
+	return p, p.Check()
 }
 
 // parseIdentity gives the vault that the content of vault.json names.

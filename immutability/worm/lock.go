@@ -8,15 +8,11 @@ import (
 
 	"github.com/holdfast-vault/holdfast/immutability/clock"
 	"github.com/holdfast-vault/holdfast/immutability/ledger"
+	"github.com/holdfast-vault/holdfast/immutability/policy"
 )
 
-const (
-	// automaticMax caps locks that nobody asked for by name: a lock bomb fills a disk for good.
-	automaticMax = 400 * 24 * 3600
-	// extendMax caps locks that a person asks for; it keeps durations within what Go can count.
-	extendMax      = 100 * 366 * 24 * 3600
-	defaultSeconds = 30 * 24 * 3600
-)
+// durationMax keeps durations within what Go can count.
+const durationMax = 100 * 366 * 24 * 3600
 
 // ErrShorter is wrapped by the error of an Extend that would shorten or weaken a running lock.
 var ErrShorter = errors.New("running locks only grow")
@@ -25,10 +21,11 @@ var ErrShorter = errors.New("running locks only grow")
 type grant struct {
 	at   clock.Stamp
 	lock ledger.Lock
+	by   string // who asked for it later; "" at the commit
 }
 
 func (g grant) duration() time.Duration {
-	return time.Duration(min(max(g.lock.ForSeconds, 0), extendMax)) * time.Second
+	return time.Duration(min(max(g.lock.ForSeconds, 0), durationMax)) * time.Second
 }
 
 // running says whether the lock has not run yet. One of a mode that this release does not know never has: nobody here can
@@ -73,31 +70,9 @@ func strongest(grants []grant, now clock.Stamp) (lock ledger.Lock, until time.Ti
 	return lock, until, locked
 }
 
-// normalise fills a policy in and refuses one that contradicts itself.
-func normalise(p ledger.Policy) (ledger.Policy, error) {
-	if p.Mode == "" {
-		p.Mode = ledger.Governance
-	}
-	if p.MaxSeconds == 0 {
-		p.MaxSeconds = automaticMax
-	}
-	if p.DefaultSeconds == 0 {
-		p.DefaultSeconds = min(max(defaultSeconds, p.MinSeconds), p.MaxSeconds)
-	}
-	switch {
-	case !p.Mode.Valid():
-		return p, fmt.Errorf("policy: lock mode %q is neither governance nor compliance", p.Mode)
-	case p.MinSeconds < 0 || p.MaxSeconds > automaticMax || p.DefaultSeconds < 1 ||
-		p.MinSeconds > p.DefaultSeconds || p.DefaultSeconds > p.MaxSeconds:
-		return p, fmt.Errorf("policy: lock durations of at least %d s, by default %d s and at most %d s do not fit together (nor may an automatic lock exceed %d s)",
-			p.MinSeconds, p.DefaultSeconds, p.MaxSeconds, int64(automaticMax))
-	}
-	return p, nil
-}
-
-// effective applies the policy to the lock that a commit asks for: the default where nothing is
-// asked, never below the minimum, never weaker than the policy's mode, never above the maximum.
-func effective(p ledger.Policy, ask ledger.Lock) (ledger.Lock, error) {
+// effective applies the rules of its source to the lock that a commit asks for: the default where nothing is asked, never
+// below the minimum, never weaker than the policy's mode, never above the maximum.
+func effective(p policy.Rules, ask ledger.Lock) (ledger.Lock, error) {
 	if ask.Mode != "" && !ask.Mode.Valid() {
 		return ask, fmt.Errorf("lock mode %q is neither governance nor compliance", ask.Mode)
 	}
@@ -107,22 +82,56 @@ func effective(p ledger.Policy, ask ledger.Lock) (ledger.Lock, error) {
 	if ask.ForSeconds == 0 {
 		ask.ForSeconds = p.DefaultSeconds
 	}
-	ask.ForSeconds = min(max(ask.ForSeconds, p.MinSeconds, 1), p.MaxSeconds, automaticMax)
+	ask.ForSeconds = min(max(ask.ForSeconds, p.MinSeconds, 1), p.MaxSeconds, policy.Longest)
 	return ask, nil
 }
 
-// Extend gives a snapshot a further lock, which runs from now beside those it has. It must end no
-// earlier than they do, by either clock, and be no weaker: ErrShorter otherwise. On return it is in
-// the ledger. by says for the record who asked.
+// further applies the rules of its source to a lock that is asked for later. It is raised as at a commit, and not cut: who
+// asks for more than he gets should know. A duration of nought is as long as the locks that run and the minimum, no mode is
+// theirs.
+func further(p policy.Rules, have []grant, ask ledger.Lock, now clock.Stamp) (ledger.Lock, error) {
+	if ask.Mode != "" && !ask.Mode.Valid() {
+		return ask, fmt.Errorf("lock mode %q is neither governance nor compliance", ask.Mode)
+	}
+	if ask.ForSeconds < 0 || ask.ForSeconds > p.MaxSeconds {
+		return ask, fmt.Errorf("a lock of %d s: the policy in force allows %d s (%d days) at most, and only a quorum may allow more; a hold keeps a snapshot for ever",
+			ask.ForSeconds, p.MaxSeconds, p.MaxSeconds/(24*3600))
+	}
+	none, asked := ask.ForSeconds == 0, ask.Mode
+	if ask.Mode == "" || p.Mode == ledger.Compliance {
+		ask.Mode = p.Mode
+	}
+	for _, g := range have {
+		if !g.running(now) {
+			continue
+		}
+		if asked == "" && g.lock.Mode == ledger.Compliance {
+			ask.Mode = ledger.Compliance
+		}
+		if none {
+			ask.ForSeconds = max(ask.ForSeconds, g.left(now))
+		}
+	}
+	ask.ForSeconds = max(ask.ForSeconds, p.MinSeconds, 1)
+	return ask, nil
+}
+
+// left is how many seconds a lock from now must have to end no earlier than g by either clock.
+func (g grant) left(now clock.Stamp) int64 {
+	ends := g.at.Wall.Add(g.duration())
+	return max(int64(ends.Sub(now.Wall)/time.Second), g.at.Running+int64(g.duration()/time.Second)-now.Running, 0)
+}
+
+// Extend gives a snapshot a further lock, which runs from now beside those it has. It is raised to the minimum and the mode
+// of the policy in force; a duration of nought is as long as what runs, no mode is that of what runs. More than the policy's
+// maximum is refused. It must end no earlier than the locks that run, by either clock, and be no weaker: ErrShorter otherwise.
+// On return it is in the ledger. by says for the record who asked.
 func (s *Store) Extend(ctx context.Context, id string, lock ledger.Lock, by string) (Snapshot, error) {
 	if err := s.writable(); err != nil {
 		return Snapshot{}, err
 	}
-	if !lock.Mode.Valid() {
-		return Snapshot{}, fmt.Errorf("lock mode %q is neither governance nor compliance", lock.Mode)
-	}
-	if lock.ForSeconds < 1 || lock.ForSeconds > extendMax {
-		return Snapshot{}, fmt.Errorf("a lock of %d s: it must be at least 1 s and at most 100 years", lock.ForSeconds)
+	if err := freeText("who asks", by, ByMax); err != nil {
+		return Snapshot{}, err
 	}
 	s.write.Lock()
 	defer s.write.Unlock()
@@ -134,9 +143,12 @@ func (s *Store) Extend(ctx context.Context, id string, lock ledger.Lock, by stri
 	if err != nil {
 		return Snapshot{}, err
 	}
-	grants, ok := s.grants(id)
+	source, grants, ok := s.grants(id)
 	if !ok {
 		return Snapshot{}, fmt.Errorf("snapshot %s: %w", id, ErrNoSnapshot)
+	}
+	if lock, err = further(s.Policy().For(source), grants, lock, now); err != nil {
+		return Snapshot{}, fmt.Errorf("snapshot %s: %w", id, err)
 	}
 	if err := grows(grants, grant{at: now, lock: lock}, now); err != nil {
 		return Snapshot{}, fmt.Errorf("snapshot %s: %w", id, err)

@@ -105,6 +105,7 @@ func (s *Store) plan(ctx context.Context) (plan, error) {
 		h.Snapshots[i] = retention.Snapshot{
 			ID: d.ID, Source: d.Source, Label: d.Label, Complete: snap.State == reliance.Complete, Clean: snap.Clean,
 			Unknown: d.Err != nil, Locked: d.Locked, LockMode: string(d.Lock.Mode), LockedUntil: d.LockedUntil,
+			Held: held(d.Holds),
 		}
 		if d.Err != nil && unreadable == nil {
 			unreadable = fmt.Errorf("nothing is removed while a manifest cannot be read: %w", d.Err)

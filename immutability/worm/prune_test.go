@@ -108,7 +108,7 @@ func TestRecordOfANewerReleaseStopsPruneAlone(t *testing.T) {
 	commit(t, s, "web1", "s2", ledger.Lock{})
 	src.Advance(3 * time.Hour)
 	must(t, s.Close())
-	addLine(t, d, fmt.Sprintf(`{"seq":%d,"kind":"hold","at":{"wall":"2026-07-01T03:04:12Z","running_s":7,"boot":"b"},"hold":{"snapshot":"x"}`, s.Ledger().Size()))
+	addLine(t, d, fmt.Sprintf(`{"seq":%d,"kind":"oath","at":{"wall":"2026-07-01T03:04:12Z","running_s":7,"boot":"b"},"oath":{"snapshot":"x"}`, s.Ledger().Size()))
 	s = open(t, d, src)
 	rep, err := s.Prune(ctx, false)
 	must(t, err)

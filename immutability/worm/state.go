@@ -18,10 +18,10 @@ type state struct {
 	identity string
 	keyring  []byte
 	older    map[string]bool // earlier keyrings
-	policy   ledger.Policy
-	first    clock.Stamp // of the first record
-	newest   clock.Stamp // of any record
-	noted    clock.Noted // what clock records say
+	policies []policyState   // all that were ever in force, oldest first
+	first    clock.Stamp     // of the first record
+	newest   clock.Stamp     // of any record
+	noted    clock.Noted     // what clock records say
 	// corrections counts clock records of a wall clock that moved.
 	corrections int
 
@@ -58,6 +58,7 @@ type snapshotState struct {
 	seq    uint64
 	at     clock.Stamp
 	grants []grant
+	holds  []Hold
 	swept  bool
 	head   *reliance.Head // nil until it was read and verified
 }
@@ -87,8 +88,8 @@ func (st *state) apply(r ledger.Record) {
 		st.applyClock(r)
 	case ledger.KindInit:
 		st.first = r.At
-		st.vault, st.identity, st.policy = r.Init.Vault, r.Init.Identity, r.Init.Policy
-		st.keyring = r.Init.Keyring
+		st.vault, st.identity, st.keyring = r.Init.Vault, r.Init.Identity, r.Init.Keyring
+		st.applyPolicy(r.Init.Policy, r.At)
 	case ledger.KindKeyring:
 		st.older[string(st.keyring)] = true
 		st.keyring = r.Keyring.Keyring
@@ -99,8 +100,14 @@ func (st *state) apply(r ledger.Record) {
 		st.applyCommit(r)
 	case ledger.KindExtend:
 		if s := st.byID[r.Extend.Snapshot]; s != nil {
-			s.grants = append(s.grants, grant{r.At, r.Extend.Lock})
+			s.grants = append(s.grants, grant{r.At, r.Extend.Lock, r.Extend.By})
 		}
+	case ledger.KindHold:
+		if s := st.byID[r.Hold.Snapshot]; s != nil {
+			s.holds = append(s.holds, Hold{At: r.At, Reason: r.Hold.Reason, By: r.Hold.By})
+		}
+	case ledger.KindPolicy:
+		st.applyPolicy(r.Policy.Policy, r.At)
 	case ledger.KindIntent:
 		st.applyIntent(r)
 	case ledger.KindDone:
@@ -127,7 +134,7 @@ func (st *state) applyCommit(r ledger.Record) {
 	if st.byID[r.Commit.Snapshot] != nil {
 		return // issued twice; the first one committed
 	}
-	s := &snapshotState{Commit: *r.Commit, seq: r.Seq, at: r.At, grants: []grant{{r.At, r.Commit.Lock}}}
+	s := &snapshotState{Commit: *r.Commit, seq: r.Seq, at: r.At, grants: []grant{{r.At, r.Commit.Lock, ""}}}
 	st.snapshots = append(st.snapshots, s)
 	st.byID[s.Snapshot] = s
 	st.sources[s.Source] = sourceState{label: s.Label, snapshot: s.Snapshot}

@@ -19,6 +19,7 @@ import (
 	"github.com/holdfast-vault/holdfast/immutability/clock"
 	"github.com/holdfast-vault/holdfast/immutability/durable"
 	"github.com/holdfast-vault/holdfast/immutability/ledger"
+	"github.com/holdfast-vault/holdfast/immutability/policy"
 )
 
 var (
@@ -68,6 +69,8 @@ type Store struct {
 	next   uint32                     // lowest pack number that was never used
 	probes int                        // that were created
 	live   map[uint32]bool            // packs of this process that grow or are being sealed
+	// refused is what the newest proposal of a policy said and was not followed.
+	refused []policy.Refusal
 	// published are manifests that this process published and may not have committed.
 	published map[string]bool
 	// attempted are those that it began to publish, also where that failed midway.
@@ -288,13 +291,6 @@ func (s *Store) Keyring() []byte {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return bytes.Clone(s.state.keyring)
-}
-
-// Policy gives the policy in force, which is the ledger's.
-func (s *Store) Policy() ledger.Policy {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.state.policy
 }
 
 // Now reads the clock.

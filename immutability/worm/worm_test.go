@@ -79,7 +79,8 @@ func TestRunningLocksOnlyGrow(t *testing.T) {
 		{time.Minute, ledger.Lock{Mode: ledger.Governance, ForSeconds: 3600}, false},
 		{0, ledger.Lock{Mode: ledger.Compliance, ForSeconds: 3600}, false},
 		{0, ledger.Lock{Mode: ledger.Governance, ForSeconds: 360000}, true},
-		{0, ledger.Lock{Mode: ledger.Compliance, ForSeconds: 10 * 86400}, false},
+		{0, ledger.Lock{Mode: ledger.Compliance, ForSeconds: 7201}, true}, // beyond the policy's maximum
+		{0, ledger.Lock{Mode: ledger.Compliance, ForSeconds: 7200}, false},
 	} {
 		src.Advance(step.after)
 		before, err := s.snapshot(snap.ID)
@@ -92,8 +93,12 @@ func TestRunningLocksOnlyGrow(t *testing.T) {
 			t.Errorf("%v: from %v %v to %v %v", step.lock, before.LockedUntil, before.Lock, got.LockedUntil, got.Lock)
 		}
 	}
-	if _, err := s.Extend(ctx, snap.ID, ledger.Lock{Mode: ledger.Governance, ForSeconds: 1e8}, "ann"); !errors.Is(err, ErrShorter) {
+	if _, err := s.Extend(ctx, snap.ID, ledger.Lock{Mode: ledger.Governance, ForSeconds: 7200}, "ann"); !errors.Is(err, ErrShorter) {
 		t.Errorf("compliance became governance: %v", err)
+	}
+	src.Advance(time.Hour)
+	if got, err := s.Extend(ctx, snap.ID, ledger.Lock{}, "ann"); err != nil || got.Lock.Mode != ledger.Compliance || len(s.state.byID[snap.ID].grants) != 5 {
+		t.Errorf("for as long as it runs: %+v, %v", got.Lock, err)
 	}
 	again, err := open(t, d, src).snapshot(snap.ID)
 	must(t, err)
@@ -309,7 +314,9 @@ func TestReadOnlyStoreWritesNothing(t *testing.T) {
 	_, e2 := s.Commit(ctx, "s2", nil, ledger.Lock{})
 	_, e3 := s.Extend(ctx, snap.ID, ledger.Lock{Mode: ledger.Governance, ForSeconds: 1}, "")
 	_, e4 := s.Prune(ctx, false)
-	for _, err := range []error{e1, e2, e3, e4, s.Discard(1), s.SetKeyring(ctx, []byte("x"), "")} {
+	_, e5 := s.Hold(ctx, snap.ID, "a trial", "ann")
+	_, _, e6 := s.Adopt(ctx, ledger.Policy{Mode: ledger.Compliance}, "")
+	for _, err := range []error{e1, e2, e3, e4, e5, e6, s.Discard(1), s.SetKeyring(ctx, []byte("x"), "")} {
 		if !errors.Is(err, ErrReadOnly) {
 			t.Errorf("error %v", err)
 		}

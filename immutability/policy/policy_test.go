@@ -1,0 +1,234 @@
+package policy
+
+import (
+	"encoding/json"
+	"fmt"
+	"reflect"
+	"strings"
+	"testing"
+
+	"pgregory.net/rapid"
+)
+
+const day = 24 * 3600
+
+func base() Policy {
+	return Policy{Mode: Governance, DefaultSeconds: 30 * day, MinSeconds: 7 * day, MaxSeconds: 100 * day, BudgetBytes: 1000,
+		Sources: map[string]Rules{"db1": {DefaultSeconds: 90 * day, BudgetBytes: 5000}}}
+}
+
+// TestWhatIsTighter is docs/OPERATIONS.md's table: for each member which way is followed and which is refused.
+func TestWhatIsTighter(t *testing.T) {
+	for _, c := range []struct {
+		name    string
+		said    Policy
+		want    func(p *Policy) // how the policy in force changes; nil not at all
+		refused string
+	}{
+		{"nothing is said", Policy{}, nil, ""},
+		{"the same", base(), nil, ""},
+		{"compliance", Policy{Mode: Compliance}, func(p *Policy) { p.Mode = Compliance }, ""},
+		{"a longer minimum", Policy{MinSeconds: 20 * day}, func(p *Policy) { p.MinSeconds = 20 * day }, ""},
+		{"a shorter minimum", Policy{MinSeconds: 6 * day}, nil, "min_s stays 604800, 518400 is not followed"},
+		{"a minimum beyond the default", Policy{MinSeconds: 40 * day, DefaultSeconds: 40 * day},
+			func(p *Policy) { p.MinSeconds, p.DefaultSeconds = 40*day, 40*day }, ""},
+		{"a minimum that raises the default", Policy{MinSeconds: 40 * day}, func(p *Policy) { p.MinSeconds, p.DefaultSeconds = 40*day, 40*day }, ""},
+		{"a minimum beyond the maximum in force", Policy{MinSeconds: 101 * day, DefaultSeconds: 101 * day, MaxSeconds: 200 * day}, nil, "max_s stays"},
+		{"a longer default", Policy{DefaultSeconds: 95 * day}, func(p *Policy) {
+			p.DefaultSeconds = 95 * day
+		}, ""},
+		{"a longer default than the maximum in force", Policy{DefaultSeconds: 101 * day}, nil, "default_s stays"},
+		{"a shorter default", Policy{DefaultSeconds: 29 * day}, nil, "default_s stays"},
+		{"a longer maximum: a lock bomb", Policy{MaxSeconds: 101 * day}, nil, "max_s stays"},
+		{"a shorter maximum", Policy{MaxSeconds: 90 * day}, func(p *Policy) { p.MaxSeconds = 90 * day }, ""},
+		{"a maximum below a source's default", Policy{MaxSeconds: 60 * day}, func(p *Policy) {
+			p.MaxSeconds, p.Sources["db1"] = 60*day, Rules{DefaultSeconds: 90 * day, MaxSeconds: 100 * day, BudgetBytes: 5000}
+		}, ""},
+		{"a maximum below the default in force", Policy{DefaultSeconds: 10 * day, MaxSeconds: 20 * day}, nil, "max_s stays"},
+		{"a smaller budget", Policy{BudgetBytes: 900}, func(p *Policy) { p.BudgetBytes = 900 }, ""},
+		{"a larger budget", Policy{BudgetBytes: 1001}, nil, "budget_bytes stays"},
+		{"a source's own: longer", Policy{Sources: map[string]Rules{"web1": {MinSeconds: 8 * day}}},
+			func(p *Policy) { p.Sources["web1"] = Rules{MinSeconds: 8 * day} }, ""},
+		{"a source's own: shorter than the vault's", Policy{Sources: map[string]Rules{"web1": {DefaultSeconds: 8 * day}}}, nil, "source web1: default_s stays"},
+		{"a source's own: shorter than before", Policy{Sources: map[string]Rules{"db1": {DefaultSeconds: 80 * day}}}, nil, "source db1: default_s stays"},
+		{"a source's own: compliance", Policy{Sources: map[string]Rules{"db1": {Mode: Compliance}}},
+			func(p *Policy) {
+				p.Sources["db1"] = Rules{Mode: Compliance, DefaultSeconds: 90 * day, BudgetBytes: 5000}
+			}, ""},
+		{"a source's larger budget", Policy{Sources: map[string]Rules{"web1": {BudgetBytes: 2000}}}, nil, "source web1: budget_bytes stays"},
+		{"half of it", Policy{MinSeconds: 8 * day, DefaultSeconds: 20 * day}, func(p *Policy) { p.MinSeconds = 8 * day }, "default_s stays"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			if err := c.said.Proposes(); err != nil {
+				t.Fatal(err)
+			}
+			want := base()
+			if c.want != nil {
+				c.want(&want)
+			}
+			got, refused := Tighten(base(), nil, c.said)
+			if !reflect.DeepEqual(got, want) {
+				t.Errorf("got  %+v\nwant %+v", got, want)
+			}
+			if said := fmt.Sprint(refused); len(refused) == 0 != (c.refused == "") || !strings.Contains(said, c.refused) {
+				t.Errorf("refused %s, want %q", said, c.refused)
+			}
+		})
+	}
+	loose := base()
+	loose.BudgetBytes = 0
+	if got, _ := Tighten(loose, nil, Policy{BudgetBytes: 1 << 40}); got.BudgetBytes != 1<<40 {
+		t.Error("a first budget is not followed")
+	}
+}
+
+// TestTakenBackWithin72Hours: what was in force lately may come back, and nothing that is looser than that.
+func TestTakenBackWithin72Hours(t *testing.T) {
+	strict := base()
+	strict.Mode, strict.MinSeconds, strict.DefaultSeconds, strict.BudgetBytes = Compliance, 50*day, 60*day, 10
+	strict.MaxSeconds = 90 * day
+	got, refused := Tighten(strict, []Policy{base()}, base())
+	if len(refused) > 0 || Looser(base().Vault(), got.Vault()) || Looser(got.Vault(), base().Vault()) {
+		t.Errorf("%+v, refused %v", got, refused)
+	}
+	further := base()
+	further.MinSeconds = day
+	if got, refused = Tighten(strict, []Policy{base()}, further); got.MinSeconds != 50*day || len(refused) != 1 {
+		t.Errorf("%+v, refused %v", got, refused)
+	}
+	if got, refused = Tighten(strict, nil, base()); got.Mode != Compliance || len(refused) < 3 {
+		t.Errorf("hardened and taken back: %+v, refused %v", got, refused)
+	}
+}
+
+var names = []string{"a", "b", "c"}
+
+func drawRules(t *rapid.T, what string) Rules {
+	n := func(s string, most int) int64 { return int64(rapid.IntRange(0, most).Draw(t, what+s)) }
+	return Rules{
+		Mode:           rapid.SampledFrom([]Mode{"", Governance, Compliance}).Draw(t, what+"mode"),
+		DefaultSeconds: n("default", 6), MinSeconds: n("min", 6), MaxSeconds: n("max", 6), BudgetBytes: n("budget", 4),
+	}
+}
+
+func drawPolicy(t *rapid.T, what string) Policy {
+	v := drawRules(t, what)
+	p := Policy{v.Mode, v.DefaultSeconds, v.MinSeconds, v.MaxSeconds, v.BudgetBytes, nil}
+	for _, name := range names {
+		if rapid.Bool().Draw(t, what+name) {
+			if p.Sources == nil {
+				p.Sources = map[string]Rules{}
+			}
+			p.Sources[name] = drawRules(t, what+name)
+		}
+	}
+	return p
+}
+
+// TestLooserIsNeverFollowed: whatever is proposed in whatever order, each outcome fits together, is nowhere looser than the
+// loosest that was in force lately, and follows what it follows at once.
+func TestLooserIsNeverFollowed(t *testing.T) {
+	followed := 0
+	rapid.Check(t, func(t *rapid.T) {
+		history := []Policy{drawPolicy(t, "first").Fill()}
+		if history[0].Check() != nil {
+			t.Skip()
+		}
+		for i := range rapid.IntRange(1, 8).Draw(t, "steps") {
+			said := drawPolicy(t, fmt.Sprint(i))
+			if said.Proposes() != nil {
+				continue
+			}
+			now := history[len(history)-1]
+			cooling := history[max(0, len(history)-1-rapid.IntRange(0, 3).Draw(t, "cooling")) : len(history)-1]
+			next, refused := Tighten(now, cooling, said)
+			if err := next.Check(); err != nil {
+				t.Fatalf("%+v with %+v: %v", now, said, err)
+			}
+			for _, source := range append(names, "another") {
+				lately := now.For(source)
+				for _, p := range cooling {
+					lately = loosest(lately, p.For(source))
+				}
+				if Looser(next.For(source), lately) {
+					t.Fatalf("source %s: %+v became %+v by %+v", source, now.For(source), next.For(source), said)
+				}
+			}
+			if again, _ := Tighten(next, append(cooling, now), said); !reflect.DeepEqual(again, next) {
+				t.Fatalf("%+v with %+v gives %+v, and once more %+v", now, said, next, again)
+			}
+			if len(refused) == 0 && said.Mode != "" && said.Mode != next.Mode {
+				t.Fatalf("mode %s is neither followed nor refused", said.Mode)
+			}
+			if !reflect.DeepEqual(next, now) {
+				followed++
+				history = append(history, next)
+			}
+		}
+	})
+	if followed == 0 {
+		t.Error("nothing was ever followed")
+	}
+}
+
+// TestAPolicyThatSaysSomethingElse: what the keeper reads is read strictly, and an error says where.
+func TestAPolicyThatSaysSomethingElse(t *testing.T) {
+	for _, c := range []struct{ text, want string }{
+		{"{\n \"mode\": \"governance\",\n \"min\": 5\n}", `line 3: unknown member "min"`},
+		{"{\n \"sources\": {\n  \"db1\": {\"for\": 5}\n }\n}", `line 3: unknown member "for"`},
+		{"{\"min_s\": 1,\n\"min_s\": 2}", `line 2: "min_s" is there twice`},
+		{"{\"sources\": {\"a\": {},\n\"a\": {}}}", `line 2: "a" is there twice`},
+		{`{"sources": {"../x": {}}}`, "source name"},
+		{`{"mode": "strict"}`, `"governance" or "compliance"`},
+		{`{"mode": null}`, `"governance" or "compliance"`},
+		{`{"min_s": "7d"}`, "whole number"},
+		{`{"min_s": 1.5}`, "whole number"},
+		{`{"min_s": 1e3}`, "whole number"},
+		{`{"min_s": -1}`, "whole number"},
+		{`{"min_s": 0}`, "whole number"},
+		{`{"min_s": 99999999999999999999}`, "whole number"},
+		{`{"max_s": 34560001}`, "the longest"},
+		{`{"min_s": 10, "max_s": 9}`, "the longest"},
+		{`{"min_s": 10, "default_s": 9}`, "below the minimum"},
+		{`{"min_s": 10, "sources": {"a": {"min_s": 9}}}`, "below the vault's"},
+		{`{"mode": "compliance", "sources": {"a": {"mode": "governance"}}}`, "weaker than the vault's"},
+		{`{"max_s": 10, "sources": {"a": {"default_s": 11}}}`, "the longest"},
+		{`[]`, "an object"}, {`{`, "ends too early"}, {``, "ends too early"}, {`{"mode"`, "line 1"}, {`{} {}`, "follows"}, {"{}\n\x00", "follows"},
+	} {
+		if _, err := Parse("policy.json", []byte(c.text)); err == nil || !strings.Contains(err.Error(), c.want) || !strings.HasPrefix(err.Error(), "policy.json: ") {
+			t.Errorf("%q: %v, want %q", c.text, err, c.want)
+		}
+	}
+	s, err := Parse("policy.json", []byte(`{"mode":"compliance","default_s":3,"min_s":2,"max_s":4,"budget_bytes":5,
+		"sources":{"db1":{"max_s":9}},"witnesses":{"any":["form"]}}`))
+	want := Policy{Compliance, 3, 2, 4, 5, map[string]Rules{"db1": {MaxSeconds: 9}}}
+	if err != nil || !reflect.DeepEqual(s.Policy, want) || string(s.Witnesses) != `{"any":["form"]}` {
+		t.Errorf("%+v, %v", s, err)
+	}
+}
+
+// FuzzParse: a file of settings is read or refused, and what is read is what a record would say.
+func FuzzParse(f *testing.F) {
+	f.Add([]byte(`{"mode":"compliance","default_s":3,"min_s":2,"max_s":4,"budget_bytes":5,"sources":{"db1":{"max_s":9}},"witnesses":[1]}`))
+	f.Add([]byte("{}"))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		s, err := Parse("x", data)
+		if err != nil {
+			return
+		}
+		if err := s.Proposes(); err != nil {
+			t.Fatal(err)
+		}
+		b, err := json.Marshal(s.Policy)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var again Policy
+		if err := json.Unmarshal(b, &again); err != nil {
+			t.Fatal(err)
+		}
+		if next, _ := Tighten(base(), nil, s.Policy); next.Check() != nil {
+			t.Fatalf("%+v", next)
+		}
+	})
+}
