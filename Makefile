@@ -73,7 +73,7 @@ lint:
 # Program and Debian package of everything that the tests talk to.
 TOOLS := sshd:openssh-server ssh:openssh-client sftp:openssh-client ssh-keygen:openssh-client prometheus:prometheus \
          promtool:prometheus systemd-analyze:systemd systemd-sysusers:systemd jq:jq rsync:rsync git:git gcc:gcc \
-         mkfs.ext4:e2fsprogs mount:mount
+         mkfs.ext4:e2fsprogs mount:mount setpriv:util-linux unshare:util-linux
 
 tools:
 	@missing=""; \

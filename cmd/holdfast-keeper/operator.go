@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/holdfast-vault/holdfast/immutability/keeper"
@@ -34,6 +35,10 @@ func (o *options) status(ctx context.Context, rest []string, out io.Writer) (err
 		return err
 	}
 	defer func() { err = errors.Join(err, c.Close()) }()
+	if w := c.Welcome(); w.Vault == "" {
+		_, err := fmt.Fprintf(out, "process    %d\nvault      none yet: run holdfast init as the daemon's user\n", w.PID)
+		return err
+	}
 	h, err := c.Health(ctx)
 	if err != nil {
 		return err
@@ -48,14 +53,20 @@ func (o *options) status(ctx context.Context, rest []string, out io.Writer) (err
 	if h.Pending > 0 {
 		fmt.Fprintf(out, "waiting    %d published files lack their record, which is tried again with each one\n", h.Pending)
 	}
-	if len(h.Findings) == 0 {
-		fmt.Fprintln(out, "damage     none seen")
-		return nil
-	}
+	damaged := false
 	for _, line := range h.Findings {
+		if weak, ok := strings.CutPrefix(line, weakPrefix); ok {
+			fmt.Fprintf(out, "weak       %q\n", weak)
+			continue
+		}
+		damaged = true
 		fmt.Fprintf(out, "damage     %q\n", line)
 	}
-	return errDamage
+	if damaged {
+		return errDamage
+	}
+	_, err = fmt.Fprintln(out, "damage     none seen")
+	return err
 }
 
 // keyringMax is what fits a line of the ledger.

@@ -1,37 +1,72 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
+	"slices"
+	"sync"
 
 	"github.com/holdfast-vault/holdfast/immutability/durable"
+	"github.com/holdfast-vault/holdfast/immutability/level"
+	"github.com/holdfast-vault/holdfast/immutability/worm"
 )
 
-// The levels of docs/KEEPER.md that the keeper itself can tell apart.
-const (
-	ownership = "ownership"
-	immutable = "immutable flag"
-)
+// protection is what the keeper knows of how well sealed files are protected. It is safe for concurrent use.
+type protection struct {
+	mu       sync.Mutex
+	holds    level.Level
+	findings []string
+}
 
-// protection finds out which level holds, and refuses a weaker one that nobody has accepted.
-func (k *house) protection() (level string, err error) {
+func (p *protection) set(l level.Level, findings []string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.holds, p.findings = l, findings
+}
+
+func (p *protection) level() level.Level {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.holds
+}
+
+func (p *protection) found() []string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return slices.Clone(p.findings)
+}
+
+// weakPrefix begins what is said of the protection, which is no damage.
+const weakPrefix = "protection: "
+
+// weak says that less protects the vault than a keeper is there for, and goes on only if that was accepted in writing.
+func (k *house) weak(why error) error {
+	if !k.o.acceptWeaker {
+		return fmt.Errorf("the protection that holds here is %q: %w; put that right, or start it with --accept-weaker-protection", level.Ownership, why)
+	}
+	k.log.Warn("the protection that holds here is weak, and was accepted", "level", level.Ownership, "why", why.Error())
+	return nil
+}
+
+// mayGuard says whether sealed files can be made immutable. Where they cannot, what protects them is that they belong to
+// the keeper's user.
+func (k *house) mayGuard() (bool, error) {
 	weak := k.tryFlags()
 	switch {
 	case weak == nil:
-		return immutable, nil
+		k.holds.set(level.Flag, nil)
+		return true, nil
 	case !errors.Is(weak, errors.ErrUnsupported) && !errors.Is(weak, fs.ErrPermission):
-		return "", fmt.Errorf("trying flags: %w", weak)
+		return false, fmt.Errorf("trying flags: %w", weak)
 	case errors.Is(weak, fs.ErrPermission) && inUserNamespace():
 		weak = fmt.Errorf("%w: it runs in a user namespace, where no capability counts for flags (PrivateUsers= must not be set)", weak)
 	case !k.me.mayFlag():
 		weak = fmt.Errorf("%w: it lacks CAP_LINUX_IMMUTABLE", weak)
 	}
-	if !k.o.acceptWeaker {
-		return "", fmt.Errorf("sealed files cannot be made immutable here, so that the level is %s: %w; put that right, or start it with --accept-weaker-protection", ownership, weak)
-	}
-	k.log.Warn("sealed files cannot be made immutable; what protects them is that they belong to the keeper's user", "level", ownership, "why", weak.Error())
-	return ownership, nil
+	k.holds.set(level.Ownership, nil)
+	return false, k.weak(fmt.Errorf("sealed files cannot be made immutable: %w", weak))
 }
 
 // tryFile is what flags and leases are tried on, in the directory that nobody else enters.
@@ -40,13 +75,13 @@ const tryFile = keeperDir + "/flags.tmp"
 // tryFlags sets a flag, takes a lease, and takes both away again. A cut leaves the file, which the next start takes up.
 func (k *house) tryFlags() (err error) {
 	f, err := k.disk.Create(tryFile, 0o600)
-	if errors.Is(err, fs.ErrExist) {
-		if err := k.disk.SetFlags(tryFile, 0, durable.Immutable|durable.AppendOnly); err != nil {
-			return err
-		}
-	} else if err != nil {
-		return err
-	} else if err := f.Close(); err != nil {
+	switch {
+	case errors.Is(err, fs.ErrExist):
+		err = k.disk.SetFlags(tryFile, 0, durable.Immutable|durable.AppendOnly)
+	case err == nil:
+		err = f.Close()
+	}
+	if err != nil {
 		return err
 	}
 	defer func() {
@@ -59,14 +94,40 @@ func (k *house) tryFlags() (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, h.Close()) }()
-	if err := h.Lease(); err != nil {
+	if err := errors.Join(h.Lease(), h.SetFlags(durable.Immutable, 0)); err != nil {
 		return err
 	}
-	if err := h.SetFlags(durable.Immutable, 0); err != nil {
+	return h.SetFlags(0, durable.Immutable)
+}
+
+// attack has a file made and sealed as every pack is, and tries to break it with all the keeper's rights but that of lifting
+// flags. What gets through is what holds.
+func (k *house) attack(ctx context.Context, store *worm.Store) error {
+	p, err := store.CreateProbe()
+	if err != nil {
 		return err
 	}
-	if f, werr := k.disk.Append(tryFile); werr == nil {
-		err = errors.Join(fmt.Errorf("an immutable file could be opened for writing: %w", errors.ErrUnsupported), f.Close())
+	w, err := p.Writer()
+	if err != nil {
+		return errors.Join(err, p.Remove(ctx))
 	}
-	return errors.Join(err, h.SetFlags(0, durable.Immutable))
+	report, err := level.Try(ctx, level.Subject{Root: k.o.vault, File: p.File, Writer: w, Seal: p.Seal, Remove: p.Remove}, level.Owner)
+	if err != nil {
+		return err
+	}
+	var findings []string
+	if k.guarded {
+		for _, a := range report.Through() {
+			findings = append(findings, fmt.Sprintf("%s%s (tried by %s)", weakPrefix, a.What, a.By))
+		}
+	}
+	if k.exposed != nil {
+		report.Level = min(report.Level, level.Ownership)
+		findings = append(findings, weakPrefix+k.exposed.Error())
+	}
+	k.holds.set(report.Level, findings)
+	for _, f := range findings {
+		k.log.Warn("protection", "level", report.Level, "what", f)
+	}
+	return nil
 }

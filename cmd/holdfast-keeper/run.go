@@ -11,6 +11,8 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"slices"
+	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -18,6 +20,8 @@ import (
 	"github.com/holdfast-vault/holdfast/immutability/clock"
 	"github.com/holdfast-vault/holdfast/immutability/durable"
 	"github.com/holdfast-vault/holdfast/immutability/keeper"
+	"github.com/holdfast-vault/holdfast/immutability/ledger"
+	"github.com/holdfast-vault/holdfast/immutability/level"
 	"github.com/holdfast-vault/holdfast/immutability/worm"
 )
 
@@ -29,10 +33,20 @@ type house struct {
 	me     process
 	daemon peer
 
-	disk  *durable.Dir
-	lock  *durable.FileLock
-	store *worm.Store
-	level string
+	disk    *durable.Dir
+	lock    *durable.FileLock
+	guarded bool  // sealed files are made immutable
+	exposed error // who else could put another vault in this one's place
+	holds   protection
+	server  *keeper.Server
+}
+
+// store is the open vault, nil as long as there is none.
+func (k *house) store() *worm.Store {
+	if k.server == nil {
+		return nil
+	}
+	return k.server.Store()
 }
 
 // run keeps a vault until ctx ends.
@@ -77,7 +91,8 @@ func (k *house) justified() (err error) {
 	return err
 }
 
-// open takes the vault for this process and finishes what an interrupted one left.
+// open takes the vault for this process and finishes what an interrupted one left. A directory without a vault waits for
+// the daemon to have one made.
 func (k *house) open(ctx context.Context) (err error) {
 	if k.disk, err = durable.OpenDir(k.o.vault); err != nil {
 		return fmt.Errorf("vault: %w; make the directory and give it to the keeper's user (systemd-tmpfiles --create does)", err)
@@ -85,13 +100,80 @@ func (k *house) open(ctx context.Context) (err error) {
 	if err := k.takeLock(); err != nil {
 		return err
 	}
-	if k.level, err = k.protection(); err != nil {
+	if k.guarded, err = k.mayGuard(); err != nil {
 		return err
 	}
-	return k.long(ctx, "opening the vault and finishing what an interrupted process left", func() (err error) {
-		k.store, err = worm.Open(k.disk, clock.Kernel(), worm.Options{Guard: k.level != ownership})
+	if k.exposed = above(k.o.vault, k.me.uid); k.exposed != nil {
+		if err := k.weak(k.exposed); err != nil {
+			return err
+		}
+	}
+	var store *worm.Store
+	is, err := k.isVault()
+	if err != nil {
 		return err
+	}
+	if is {
+		err = k.long(ctx, "opening the vault and finishing what an interrupted process left", func() (err error) {
+			store, err = k.openStore()
+			return err
+		})
+		if err != nil {
+			return err
+		}
+	}
+	// What the server holds is closed with the house, also where the rest of the start fails.
+	k.server = keeper.NewServer(store, keeper.Options{
+		UID: k.daemon.uid, Level: func() string { return k.holds.level().String() }, Findings: k.holds.found, Found: k.found,
+		Logf: func(format string, args ...any) { k.log.Warn(fmt.Sprintf(format, args...)) },
 	})
+	if store == nil {
+		return nil
+	}
+	return k.examine(ctx, store)
+}
+
+// isVault says whether there is a ledger, the first line of which is what makes a directory a vault.
+func (k *house) isVault() (bool, error) {
+	entries, err := k.disk.ReadDir("ledger")
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	return slices.ContainsFunc(entries, func(e fs.DirEntry) bool { return strings.HasSuffix(e.Name(), ".jsonl") }), err
+}
+
+func (k *house) openStore() (*worm.Store, error) {
+	return worm.Open(k.disk, clock.Kernel(), worm.Options{Guard: k.guarded})
+}
+
+// found makes the vault that the daemon asks for.
+func (k *house) found(ctx context.Context, o worm.InitOptions) (*worm.Store, error) {
+	if err := level.Suffices(o.Policy.Mode == ledger.Compliance, k.holds.level(), k.o.acceptWeaker, weakerFlag); err != nil {
+		return nil, err
+	}
+	verifier, err := worm.Init(k.disk, clock.Kernel(), o)
+	if err != nil {
+		return nil, err
+	}
+	store, err := k.openStore()
+	if err != nil {
+		return nil, err
+	}
+	k.log.Info("made a vault", "vault", o.Vault, "verifier", verifier)
+	if err := k.attack(ctx, store); err != nil {
+		k.log.Warn("the protection could not be tried", "error", err.Error())
+	}
+	return store, nil
+}
+
+const weakerFlag = "start holdfast-keeper with --accept-weaker-protection"
+
+// examine finds out which protection holds, and refuses to promise more.
+func (k *house) examine(ctx context.Context, store *worm.Store) error {
+	if err := k.attack(ctx, store); err != nil {
+		return err
+	}
+	return level.Suffices(store.Policy().Mode == ledger.Compliance, k.holds.level(), k.o.acceptWeaker, weakerFlag)
 }
 
 // keeperDir holds what nobody but the keeper reads.
@@ -153,18 +235,14 @@ func (k *house) serve(ctx context.Context) error {
 	if err != nil {
 		return errors.Join(err, daemon.Close())
 	}
-	server := keeper.NewServer(k.store, keeper.Options{UID: k.daemon.uid, Level: func() string { return k.level }, Logf: func(format string, args ...any) {
-		k.log.Warn(fmt.Sprintf(format, args...))
-	}})
 	told := make(chan os.Signal, 1)
 	signal.Notify(told, syscall.SIGHUP)
 	defer signal.Stop(told)
 	failed := make(chan error, 2)
 	var all sync.WaitGroup
-	all.Go(func() { failed <- server.Serve(ctx, daemon) })
-	all.Go(func() { failed <- server.ServeOperator(ctx, people) })
-	k.log.Info("ready", "vault", k.store.Vault(), "socket", k.o.socket, "user", k.daemon.uid, "level", k.level,
-		"records", k.store.Ledger().Size(), "unguarded", k.store.Unguarded())
+	all.Go(func() { failed <- k.server.Serve(ctx, daemon) })
+	all.Go(func() { failed <- k.server.ServeOperator(ctx, people) })
+	k.log.Info("ready", "socket", k.o.socket, "user", k.daemon.uid, "status", k.how())
 	k.notify.ready(k.how())
 	k.tend(ctx, told, failed)
 	k.notify.stopping()
@@ -202,15 +280,19 @@ func (k *house) listen(path string, mode fs.FileMode) (*net.UnixListener, error)
 	return l, nil
 }
 
-// tendEvery is how often the clock is read though nobody asks, so that a power cut costs little of the running time.
-const tendEvery = time.Minute
+const (
+	// tendEvery is how often the clock is read though nobody asks, so that a power cut costs little of the running time.
+	tendEvery = time.Minute
+	// examineEvery is how often the protection is tried anew.
+	examineEvery = 24 * time.Hour
+)
 
 // tend looks after the store until ctx ends or a listener has ended.
 func (k *house) tend(ctx context.Context, told <-chan os.Signal, failed chan error) {
-	tick := time.NewTicker(tendEvery)
+	tick, daily := time.NewTicker(tendEvery), time.NewTicker(examineEvery)
 	defer tick.Stop()
-	said := ""
-	for {
+	defer daily.Stop()
+	for said := k.how(); ; {
 		select {
 		case <-ctx.Done():
 			return
@@ -218,59 +300,75 @@ func (k *house) tend(ctx context.Context, told <-chan os.Signal, failed chan err
 			failed <- err // for serve, which ends with it
 			return
 		case <-told:
-			k.reload()
+			k.notify.reloading()
+			k.look()
+			said = k.how()
+			k.log.Info("asked how it is", "status", said)
+			k.notify.ready(said)
+		case <-daily.C:
+			k.attackAgain(ctx)
 		case <-tick.C:
-			if now := k.look(); now != said {
+			k.look()
+			if now := k.how(); now != said {
 				said = now
-				k.notify.status(k.how())
+				k.notify.status(said)
 			}
 		}
 	}
 }
 
-// reload is what SIGHUP asks for.
-func (k *house) reload() {
-	k.notify.reloading()
-	k.look()
-	k.log.Info("asked how it is", "status", k.how())
-	k.notify.ready(k.how())
+// attackAgain tries the protection of a keeper that runs, which goes on whatever comes of it: locks go on being given.
+func (k *house) attackAgain(ctx context.Context) {
+	store := k.store()
+	if store == nil {
+		return
+	}
+	if err := k.attack(ctx, store); err != nil {
+		k.log.Warn("the protection could not be tried", "error", err.Error())
+	}
 }
 
 // look reads the clock, records what waits for its record, and says what is wrong.
-func (k *house) look() (wrong string) {
-	pending := k.store.Settle()
-	if pending > 0 {
-		wrong = fmt.Sprintf("%d published files lack their record", pending)
+func (k *house) look() {
+	store := k.store()
+	if store == nil {
+		return
 	}
-	if err := k.store.Tick(); err != nil {
-		wrong = err.Error()
+	if k.holds.level() < level.Flag && k.guarded && k.exposed == nil {
+		k.log.Warn("the protection is weak", "level", k.holds.level(), "what", strings.Join(k.holds.found(), "; "))
 	}
-	if shifted, why := k.store.ClockShifted(); shifted {
-		wrong = why
+	if pending := store.Settle(); pending > 0 {
+		k.log.Warn("published files lack their record; the next one writes it", "files", pending)
 	}
-	if err := k.store.Ledger().CheckpointError(); err != nil {
-		wrong = fmt.Sprintf("the checkpoint could not be written: %v", err)
+	if err := store.Tick(); err != nil {
+		k.log.Warn("the clock", "error", err.Error())
 	}
-	if wrong != "" {
-		k.log.Warn("not well", "what", wrong)
+	if shifted, why := store.ClockShifted(); shifted {
+		k.log.Warn("nothing expires", "why", why)
 	}
-	return wrong
+	if err := store.Ledger().CheckpointError(); err != nil {
+		k.log.Warn("the checkpoint could not be written", "error", err.Error())
+	}
 }
 
 // how says in a line how the keeper is.
 func (k *house) how() string {
-	return fmt.Sprintf("Keeping vault %s: %d records, protection: %s", k.store.Vault(), k.store.Ledger().Size(), k.level)
+	store := k.store()
+	if store == nil {
+		return "Waiting for a vault: run holdfast init as the daemon's user"
+	}
+	return fmt.Sprintf("Keeping vault %s: %d records, protection: %s", store.Vault(), store.Ledger().Size(), k.holds.level())
 }
 
 // close puts everything down. Nothing that was acknowledged depends on it.
 func (k *house) close() error {
 	var errs []error
-	if k.store != nil {
-		if pending := k.store.Settle(); pending > 0 {
+	if store := k.store(); store != nil {
+		if pending := store.Settle(); pending > 0 {
 			k.log.Warn("ending with files that lack their record; the next start writes it", "files", pending)
 		}
-		errs = append(errs, k.store.Close())
-		k.log.Info("stopped", "records", k.store.Ledger().Size())
+		errs = append(errs, store.Close())
+		k.log.Info("stopped", "records", store.Ledger().Size())
 	}
 	if k.lock != nil {
 		errs = append(errs, k.lock.Close())
@@ -279,4 +377,16 @@ func (k *house) close() error {
 		errs = append(errs, k.disk.Close())
 	}
 	return errors.Join(errs...)
+}
+
+// above says who else than root and the keeper's user could put another directory in the vault's place, nil for nobody.
+func above(vault string, uid uint32) error {
+	wrong, err := level.Above(vault, uid)
+	if err != nil {
+		return err
+	}
+	if len(wrong) > 0 {
+		return errors.New(strings.Join(wrong, "; "))
+	}
+	return nil
 }

@@ -1,8 +1,9 @@
 #!/bin/bash
-# Boots a systemd of its own in private namespaces, over a copy-on-write view of this machine, installs the unit as
-# docs/OPERATIONS.md says, and lets it run. Nothing outside the scratch directory changes.
-#   boot.sh outer SCRATCH   SCRATCH holds: holdfast (the program), systemd/ (our files), boot.sh
-# It ends when the daemon ran and was stopped; SCRATCH/report says what was seen.
+# Boots a systemd of its own in private namespaces, over a copy-on-write view of this machine, installs the units as
+# docs/OPERATIONS.md says, and lets them run: a daemon that owns its vault first, then the keeper to which that vault moves.
+# Nothing outside the scratch directory changes.
+#   boot.sh outer SCRATCH   SCRATCH holds: holdfast, holdfast-keeper (the programs), systemd/ (our files), boot.sh
+# It ends when both ran and were stopped; SCRATCH/report says what was seen.
 set -eu
 stage=$1 scratch=$2
 
@@ -17,9 +18,9 @@ outer) # in a private mount namespace: a cgroup of our own, then all other names
 	child=$!
 	trap 'kill -KILL $child 2>/dev/null || true' EXIT INT TERM
 	# The first process of the namespaces takes all others with it.
-	for _ in {1..600}; do
+	for _ in {1..700}; do
 		sleep 0.2
-		if grep -q '^stop: ' "$scratch/report" 2>/dev/null || ! kill -0 $child 2>/dev/null; then break; fi
+		if grep -q '^end$' "$scratch/report" 2>/dev/null || ! kill -0 $child 2>/dev/null; then break; fi
 	done
 	kill -KILL $child 2>/dev/null || true
 	wait $child 2>/dev/null || true
@@ -41,6 +42,11 @@ inner) # as the first process: a root of our own, and systemd in it
 	mount -t cgroup2 none "$root/sys/fs/cgroup"
 	mount -t tmpfs -o mode=755 tmpfs "$root/run"
 	mount -t tmpfs tmpfs "$root/tmp"
+	# A file system with flags of our own for the vault, as an operator would have.
+	truncate -s 256M "$scratch/image"
+	mkfs.ext4 -q -F "$scratch/image"
+	mkdir -p "$root/var/lib/holdfast"
+	mount -o loop "$scratch/image" "$root/var/lib/holdfast"
 	mount --rbind /dev "$root/dev"
 	mkdir -p "$root/scratch" "$root/old"
 	mount --bind "$scratch" "$root/scratch"
@@ -52,13 +58,14 @@ inner) # as the first process: a root of our own, and systemd in it
 	;;
 install) # what an operator does
 	export HOME=/root PATH=/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
-	install -m 0755 "$scratch/holdfast" /usr/local/bin/holdfast
-	install -m 0644 "$scratch/systemd/holdfast.service" /etc/systemd/system/
+	install -m 0755 "$scratch/holdfast" "$scratch/holdfast-keeper" /usr/local/bin/
+	install -m 0644 "$scratch/systemd/holdfast.service" "$scratch/systemd/holdfast-keeper.service" /etc/systemd/system/
 	systemd-sysusers "$scratch/systemd/holdfast.sysusers"
 	systemd-tmpfiles --create "$scratch/systemd/holdfast.tmpfiles"
-	install -d -m 0700 /var/lib/holdfast
+	# A machine without a keeper first.
+	install -D -m 0644 "$scratch/systemd/without-keeper.conf" /etc/systemd/system/holdfast.service.d/without-keeper.conf
 	holdfast init --vault /var/lib/holdfast/vault --recovery-out "$scratch/recovery.key"
-	chown -R holdfast:holdfast /var/lib/holdfast
+	chown -R holdfast:holdfast /var/lib/holdfast/vault
 	ln -s "$(basename /etc/holdfast/unlock-*.key)" /etc/holdfast/unlock.key
 	cat > /etc/holdfast/holdfast.yaml <<-YAML
 		vault: /var/lib/holdfast/vault
@@ -67,36 +74,62 @@ install) # what an operator does
 	YAML
 	chgrp holdfast /etc/holdfast/holdfast.yaml
 	chmod 0640 /etc/holdfast/holdfast.yaml
-	# No part of this machine's own boot: only our unit, its output into the report, and the witness.
-	mkdir -p /etc/systemd/system/holdfast.service.d
-	printf '[Unit]\nDefaultDependencies=no\nAfter=\nWants=\n[Service]\nStandardOutput=append:/scratch/journal\nStandardError=append:/scratch/journal\n' \
-		> /etc/systemd/system/holdfast.service.d/boot.conf
+	# No part of this machine's own boot: only our units, their output into a file, and the witness.
+	for unit in holdfast holdfast-keeper; do
+		mkdir -p "/etc/systemd/system/$unit.service.d"
+		printf '[Unit]\nDefaultDependencies=no\nAfter=\nWants=\n[Service]\nStandardOutput=append:/scratch/journal\nStandardError=append:/scratch/journal\n' \
+			> "/etc/systemd/system/$unit.service.d/boot.conf"
+	done
 	printf '[Unit]\nDefaultDependencies=no\n[Service]\nType=oneshot\nExecStart=/bin/bash /scratch/boot.sh witness /scratch\n' \
 		> /etc/systemd/system/witness.service
-	printf '[Unit]\nDefaultDependencies=no\nWants=holdfast.service witness.service\n' > /etc/systemd/system/boot.target
+	printf '[Unit]\nDefaultDependencies=no\nWants=witness.service\n' > /etc/systemd/system/boot.target
 	export container=private
 	exec /lib/systemd/systemd --system --unit=boot.target --log-target=null --show-status=no < /dev/null
 	;;
-witness) # beside the daemon: what an operator sees
+witness) # beside them: what an operator does and sees
 	export HOME=/root PATH=/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 	exec > "$scratch/report" 2>&1
 	set +e
+	look() { # WHAT UNIT: how it runs
+		pid=$(systemctl show -P MainPID "$2")
+		echo "$1 user: $(stat -c %U:%G "/proc/$pid/task/$pid/comm" 2>/dev/null || true) $(ps -o user:20=,group:20= -p "$pid" | tr -s ' ')"
+		echo "$1 capabilities: $(sed -n 's/^Cap[A-Z][a-z]*:\t//p' "/proc/$pid/status" | sort -u | tr '\n' ' ')"
+		echo "$1 no new privileges: $(sed -n 's/^NoNewPrivs:\t//p' "/proc/$pid/status")"
+		echo "$1 seccomp: $(sed -n 's/^Seccomp:\t//p' "/proc/$pid/status")"
+		echo "$1 root: $(ls "/proc/$pid/root" | tr '\n' ' ')"
+		echo "$1 etc: $(ls "/proc/$pid/root/etc" | tr '\n' ' ')"
+		echo "$1 shell: $(ls "/proc/$pid/root/bin/sh" 2>&1)"
+		echo "$1 interfaces: $(sed -n 's/^ *\([a-z0-9]*\):.*/\1/p' "/proc/$pid/net/dev" | tr '\n' ' ')"
+	}
+	metric() { exec 3<>/dev/tcp/127.0.0.1/9402 && printf 'GET /metrics HTTP/1.0\r\n\r\n' >&3 && grep -a '^holdfast_ledger_size' <&3; }
+
+	systemctl mask --runtime holdfast-keeper
 	systemctl start holdfast # returns once the daemon says that it is ready
-	echo "start: $?"
-	pid=$(systemctl show -P MainPID holdfast)
-	echo "user: $(stat -c %U "/proc/$pid")"
-	echo "capabilities: $(sed -n 's/^CapEff:\t//p; s/^CapBnd:\t//p' "/proc/$pid/status" | sort -u | tr '\n' ' ')"
-	echo "no new privileges: $(sed -n 's/^NoNewPrivs:\t//p' "/proc/$pid/status")"
-	echo "seccomp: $(sed -n 's/^Seccomp:\t//p' "/proc/$pid/status")"
-	echo "root: $(ls "/proc/$pid/root" | tr '\n' ' ')"
-	echo "etc: $(ls "/proc/$pid/root/etc" | tr '\n' ' ')"
-	echo "shell: $(ls "/proc/$pid/root/bin/sh" 2>&1)"
+	echo "alone start: $?"
+	look alone holdfast
 	holdfast snapshots --json
-	echo "snapshots: $?"
+	echo "alone snapshots: $?"
 	holdfast check
-	echo "check: $?"
-	exec 3<>/dev/tcp/127.0.0.1/9402 && printf 'GET /metrics HTTP/1.0\r\n\r\n' >&3 && grep -a '^holdfast_ledger_size' <&3
+	echo "alone check: $?"
+	echo "alone $(metric)"
 	systemctl stop holdfast
-	echo "stop: $? $(systemctl show -P Result holdfast)"
+	echo "alone stop: $? $(systemctl show -P Result holdfast)"
+	systemctl unmask --runtime holdfast-keeper
+
+	# The vault moves under the keeper, by the commands of docs/OPERATIONS.md.
+	bash "$scratch/move.sh"
+	echo "move: $?"
+	systemctl daemon-reload
+	systemctl start holdfast-keeper
+	echo "keeper start: $?"
+	look keeper holdfast-keeper
+	echo "keeper status: $(systemctl show -P StatusText holdfast-keeper)"
+	setpriv --reuid holdfast-keeper --regid holdfast --clear-groups holdfast-keeper status
+	echo "keeper asked: $?"
+	systemctl restart holdfast-keeper
+	echo "keeper restart: $?"
+	systemctl stop holdfast-keeper
+	echo "keeper stop: $? $(systemctl show -P Result holdfast-keeper)"
+	echo "end"
 	;;
 esac
