@@ -32,6 +32,7 @@ var rooms = []arrow{
 	{"immutability/worm", "immutability/reliance", "which packs a snapshot relies on stands in its open head"},
 	{"immutability/worm", "immutability/retention", "what may go is a rule of its own, apart from the power to remove"},
 	{"immutability/worm", "immutability/clock", "locks run by the clock"},
+	{"immutability/worm", "immutability/audit", "what witnesses said is verified by code that makes nothing"},
 	{"immutability/worm", "immutability/durable", "files"},
 	{"immutability/worm", "immutability/policy", "which change of what locks are made of is tighter is a rule of its own"},
 	{"immutability/ledger", "immutability/policy", "a record carries the policy in the form in which it is proposed"},

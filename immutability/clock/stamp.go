@@ -46,6 +46,18 @@ func Elapsed(since, now Stamp, d time.Duration) bool {
 	return now.Wall.Unix()-since.Wall.Unix() >= need && now.Running-since.Running >= need
 }
 
+// ElapsedWitnessed is Elapsed where the time that others saw may stand in for the running time: seen is how many seconds they
+// saw pass since, a difference of whole seconds like the others, 0 if they say nothing.
+func ElapsedWitnessed(since, now Stamp, d time.Duration, seen int64) bool {
+	if seen > 0 && since.Running >= 0 && now.Running >= since.Running {
+		now.Running = since.Running + max(now.Running-since.Running, seen)
+		if now.Running < 0 {
+			return false
+		}
+	}
+	return Elapsed(since, now, d)
+}
+
 // earliestConstant is taken as the build date of a binary that carries none.
 var earliestConstant = time.Date(2026, time.November, 1, 0, 0, 0, 0, time.UTC)
 

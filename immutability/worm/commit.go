@@ -338,7 +338,7 @@ func (s *Store) describe(snap *snapshotState, now clock.Stamp) Snapshot {
 	out.Head, out.Err = s.head(snap)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	out.Lock, out.LockedUntil, out.Locked = strongest(snap.grants, now)
+	out.Lock, out.LockedUntil, out.Locked = strongest(s.seen(snap.grants), now)
 	out.Holds = slices.Clip(snap.holds)
 	return out
 }
@@ -351,5 +351,5 @@ func (s *Store) grants(id string) (source string, locks []grant, ok bool) {
 	if snap == nil || snap.swept {
 		return "", nil, false
 	}
-	return snap.Source, slices.Clip(snap.grants), true
+	return snap.Source, slices.Clip(s.seen(snap.grants)), true
 }

@@ -22,6 +22,8 @@ type grant struct {
 	at   clock.Stamp
 	lock ledger.Lock
 	by   string // who asked for it later; "" at the commit
+	seq  uint64 // number of the record that gave it
+	seen int64  // seconds that witnesses saw pass since: see Store.seen
 }
 
 func (g grant) duration() time.Duration {
@@ -31,13 +33,13 @@ func (g grant) duration() time.Duration {
 // running says whether the lock has not run yet. One of a mode that this release does not know never has: nobody here can
 // tell what it promises.
 func (g grant) running(now clock.Stamp) bool {
-	return !g.lock.Mode.Valid() || !clock.Elapsed(g.at, now, g.duration())
+	return !g.lock.Mode.Valid() || !clock.ElapsedWitnessed(g.at, now, g.duration(), g.seen)
 }
 
 // until estimates on the wall clock when the lock has run by both rules, if the machine stays on.
 func (g grant) until(now clock.Stamp) time.Time {
 	end := g.at.Wall.Add(g.duration())
-	if left := g.duration() - time.Duration(now.Running-g.at.Running)*time.Second; left > 0 {
+	if left := g.duration() - time.Duration(max(now.Running-g.at.Running, g.seen))*time.Second; left > 0 {
 		if byRunning := now.Wall.Add(left); byRunning.After(end) {
 			end = byRunning
 		}

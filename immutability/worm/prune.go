@@ -136,6 +136,9 @@ func (s *Store) halt() string {
 	if shifted, why := s.clock.Shifted(); shifted {
 		return why
 	}
+	if err := s.ledger.Behind(); err != nil {
+		return err.Error()
+	}
 	if why := haltFor(s.ledger.Unknown()); why != "" {
 		return why
 	}
@@ -332,6 +335,9 @@ func removable(file string) bool {
 // were: a failed sync of a directory may have left their names on the medium. What fails is left for
 // the next time. s.write is held.
 func (s *Store) sweep() {
+	if s.ledger.Behind() != nil {
+		return // what the ledger intended is not all that it knew
+	}
 	s.mu.Lock()
 	intents := maps.Clone(s.state.intents)
 	s.mu.Unlock()

@@ -34,6 +34,9 @@ type state struct {
 	intents   map[uint64]*ledger.Intent // not done yet, by number
 	removed   map[string]uint64         // files that an intent names, with its number
 	maxPack   uint32                    // highest pack number that a record names
+
+	newestCommit uint64 // number of the newest record that committed
+	seen         sightings
 }
 
 type packState struct {
@@ -100,7 +103,8 @@ func (st *state) apply(r ledger.Record) {
 		st.applyCommit(r)
 	case ledger.KindExtend:
 		if s := st.byID[r.Extend.Snapshot]; s != nil {
-			s.grants = append(s.grants, grant{r.At, r.Extend.Lock, r.Extend.By})
+			s.grants = append(s.grants, grant{at: r.At, lock: r.Extend.Lock, by: r.Extend.By, seq: r.Seq})
+			st.seen.granted(r.Seq)
 		}
 	case ledger.KindHold:
 		if s := st.byID[r.Hold.Snapshot]; s != nil {
@@ -112,6 +116,8 @@ func (st *state) apply(r ledger.Record) {
 		st.applyIntent(r)
 	case ledger.KindDone:
 		delete(st.intents, r.Done.Intent)
+	case ledger.KindWitnessed:
+		st.seen.apply(r)
 	}
 }
 
@@ -134,7 +140,9 @@ func (st *state) applyCommit(r ledger.Record) {
 	if st.byID[r.Commit.Snapshot] != nil {
 		return // issued twice; the first one committed
 	}
-	s := &snapshotState{Commit: *r.Commit, seq: r.Seq, at: r.At, grants: []grant{{r.At, r.Commit.Lock, ""}}}
+	s := &snapshotState{Commit: *r.Commit, seq: r.Seq, at: r.At, grants: []grant{{at: r.At, lock: r.Commit.Lock, seq: r.Seq}}}
+	st.newestCommit = r.Seq
+	st.seen.granted(r.Seq)
 	st.snapshots = append(st.snapshots, s)
 	st.byID[s.Snapshot] = s
 	st.sources[s.Source] = sourceState{label: s.Label, snapshot: s.Snapshot}

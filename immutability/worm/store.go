@@ -64,6 +64,7 @@ type Store struct {
 
 	mu     sync.Mutex // guards all below; never held during I/O
 	state  *state
+	trust  Witnesses                  // whose word counts
 	claims map[string]*roaring.Bitmap // packs that running sessions rely on
 	marks  marks                      // what is condemned, and since when
 	next   uint32                     // lowest pack number that was never used
@@ -276,7 +277,7 @@ func (s *Store) writable() error {
 	if s.readOnly {
 		return ErrReadOnly
 	}
-	return nil
+	return s.ledger.Behind()
 }
 
 // Vault gives the vault's ID, 32 hex digits.
