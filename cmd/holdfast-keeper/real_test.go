@@ -21,6 +21,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/holdfast-vault/holdfast/immutability/durable"
 )
 
 // The users of these tests; nobody has such numbers.
@@ -419,7 +421,11 @@ func TestOperatorsOfARealKeeper(t *testing.T) {
 			t.Errorf("user %d: %d %s", uid, code, out)
 		}
 	}
-	must(t, os.Remove(filepath.Join(m.vault, "keyring")))
+	d, err := durable.OpenDir(m.vault)
+	must(t, err)
+	must(t, d.SetFlags(".", 0, durable.Immutable))
+	must(t, d.Remove("keyring"))
+	must(t, errors.Join(d.SetFlags(".", durable.Immutable, 0), d.Close()))
 	if code, out := ask(keeperUID, "status", "--socket", m.socket); code != exitDamage || !strings.Contains(out, "keyring") {
 		t.Errorf("%d %s", code, out)
 	}

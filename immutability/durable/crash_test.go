@@ -203,6 +203,71 @@ func scenarios() []scenario {
 			return errors.Join(expect(d, "out/a", oldText, absent), expect(d, "out/b", oldText))
 		},
 		log: "flags out -a, flags out/a -i, remove out/a, flags out +a, syncdir out",
+	}, {
+		name: "WriteGrowing",
+		setup: func(d durable.Disk) error {
+			return errors.Join(durable.MkdirAll(d, "in", 0o755), durable.MkdirAll(d, "out", 0o755),
+				d.(durable.GuardedDisk).SetFlags("out", durable.AppendOnly, 0), d.SyncDir("out"))
+		},
+		run: func(d durable.Disk) error {
+			// As whoever starts does it: a flag must not meet a second name.
+			if err := durable.Remove(d, "in/a.tmp"); err != nil && !errors.Is(err, fs.ErrNotExist) {
+				return err
+			}
+			g := d.(durable.GuardedDisk)
+			err := durable.WriteGrowing(g, "in/a.tmp", "out/a", []byte(newText), 0o640)
+			if errors.Is(err, fs.ErrExist) {
+				err = durable.SetFileFlags(g, "out/a", durable.AppendOnly)
+			}
+			return err
+		},
+		holds: func(d durable.Disk, acknowledged bool) error {
+			grows := flags(d, "out/a") == durable.AppendOnly
+			if grows && content(d, "in/a.tmp") == newText {
+				if err := d.(durable.GuardedDisk).Remove("in/a.tmp"); err != nil {
+					return fmt.Errorf("it is append-only with two names, of which one can never go: %w", err)
+				}
+			}
+			if acknowledged && !grows {
+				return errors.New("acknowledged, and it is not append-only")
+			}
+			if acknowledged {
+				return errors.Join(expect(d, "out/a", newText), expect(d, "in/a.tmp", absent))
+			}
+			return expect(d, "out/a", newText, absent)
+		},
+		log: "syncdir in, create in/a.tmp, write in/a.tmp, sync in/a.tmp, link in/a.tmp out/a, syncdir out, remove in/a.tmp, syncdir in, flags out/a +a, sync out/a",
+	}, {
+		name: "CloseGrowing",
+		setup: func(d durable.Disk) error {
+			return errors.Join(prepare(d, "a", oldText), durable.SetFileFlags(d.(durable.GuardedDisk), "a", durable.AppendOnly))
+		},
+		run: func(d durable.Disk) error { return durable.CloseGrowing(d.(durable.GuardedDisk), "a") },
+		holds: func(d durable.Disk, acknowledged bool) error {
+			if f := flags(d, "a"); f != durable.Immutable && (f != durable.AppendOnly || acknowledged) {
+				return fmt.Errorf("it has the flags %q", f)
+			}
+			return expect(d, "a", oldText)
+		},
+		log: "flags a -a +i, sync a",
+	}, {
+		name: "ReplaceGuarded",
+		setup: func(d durable.Disk) error {
+			return errors.Join(durable.MkdirAll(d, "in", 0o755), plant(d, "a", oldText), d.(durable.GuardedDisk).SetFlags(".", durable.Immutable, 0), d.SyncDir("."))
+		},
+		run: func(d durable.Disk) error {
+			return durable.ReplaceGuarded(d.(durable.GuardedDisk), "in/a.tmp", "a", []byte(newText), 0o640)
+		},
+		holds: func(d durable.Disk, acknowledged bool) error {
+			if acknowledged {
+				if f := flags(d, "."); f != durable.Immutable {
+					return fmt.Errorf("acknowledged, and the directory has the flags %q", f)
+				}
+				return errors.Join(expect(d, "a", newText), expect(d, "in/a.tmp", absent))
+			}
+			return expect(d, "a", oldText, newText)
+		},
+		log: "create in/a.tmp, write in/a.tmp, sync in/a.tmp, flags . -i, rename in/a.tmp a, flags . +i, syncdir ., syncdir in",
 	}}
 }
 

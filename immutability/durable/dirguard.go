@@ -53,6 +53,16 @@ func (d *Dir) SetFlags(name string, set, lift Flags) error {
 	return setFlags(f, name, set, lift)
 }
 
+// Chmod implements Guard. The umask does not apply.
+func (d *Dir) Chmod(name string, perm fs.FileMode) error {
+	f, err := d.openAny("chmod", name)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	return markFull(f.Chmod(perm.Perm()))
+}
+
 // openAny opens a file or a directory for reading.
 func (d *Dir) openAny(op, name string) (*os.File, error) {
 	if !fs.ValidPath(name) {

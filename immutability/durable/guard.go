@@ -66,6 +66,9 @@ type Guard interface {
 	// SetFlags sets and lifts flags of a file or directory; the others stay. It is durable after a sync of the file, or
 	// after SyncDir of the directory itself. What is immutable, and is to stay so, keeps its other flag too.
 	SetFlags(name string, set, lift Flags) error
+	// Chmod gives a file or directory that has no flags the permissions perm; one that has some is fs.ErrPermission. It is
+	// durable as a flag is.
+	Chmod(name string, perm fs.FileMode) error
 }
 
 // GuardedDisk is a Disk with a Guard.

@@ -47,6 +47,23 @@ func LockFile(path string) (*FileLock, error) {
 	if err != nil {
 		return nil, err
 	}
+	return lockFile(f, path)
+}
+
+// Lock is LockFile for a name below the directory's descriptor, whatever became of the names above it.
+func (d *Dir) Lock(name string) (*FileLock, error) {
+	if err := validName("lock", name); err != nil {
+		return nil, err
+	}
+	f, err := d.root.OpenFile(name, os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW, 0o644)
+	if err != nil {
+		return nil, markFull(err)
+	}
+	return lockFile(f, name)
+}
+
+// lockFile takes the lock of a file, which it closes where that fails.
+func lockFile(f *os.File, path string) (*FileLock, error) {
 	if err := takeFlock(f); err != nil {
 		defer f.Close()
 		if !errors.Is(err, unix.EWOULDBLOCK) {

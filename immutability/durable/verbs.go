@@ -47,16 +47,20 @@ func settled(d Disk, name string, err error) error {
 // it is durable; a power cut before leaves nothing under name, or all of it. It works under NAME.tmp, which is replaced if
 // an earlier attempt left one; two calls for one name must not run at the same time.
 func WriteNew(d Disk, name string, data []byte, perm fs.FileMode) error {
+	return WriteNewAt(d, name+".tmp", name, data, perm)
+}
+
+// WriteNewAt is WriteNew that works under tmp.
+func WriteNewAt(d Disk, tmp, name string, data []byte, perm fs.FileMode) error {
 	if _, err := d.Stat(name); err == nil {
 		return settled(d, name, &fs.PathError{Op: "write", Path: name, Err: fs.ErrExist})
 	} else if !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	tmp, err := writeTemporary(d, name, data, perm)
-	if err != nil {
+	if err := writeAt(d, tmp, data, perm); err != nil {
 		return err
 	}
-	err = Publish(d, tmp, name)
+	err := Publish(d, tmp, name)
 	if errors.Is(err, fs.ErrExist) {
 		_ = d.Remove(tmp) // somebody else was first; a leftover is garbage
 	}
@@ -68,8 +72,8 @@ func WriteNew(d Disk, name string, data []byte, perm fs.FileMode) error {
 // the same. It works under NAME.tmp, which is replaced if an earlier attempt left one; two calls for one name must not run
 // at the same time.
 func Replace(d Disk, name string, data []byte, perm fs.FileMode) error {
-	tmp, err := writeTemporary(d, name, data, perm)
-	if err != nil {
+	tmp := name + ".tmp"
+	if err := writeAt(d, tmp, data, perm); err != nil {
 		return err
 	}
 	// Power fails here: the old content under name, the new under the temporary name.
@@ -84,16 +88,15 @@ func Replace(d Disk, name string, data []byte, perm fs.FileMode) error {
 	return nil
 }
 
-// writeTemporary writes and syncs NAME.tmp. Nothing under any other name changes; a power cut or an error leaves at most
-// NAME.tmp, with any content.
-func writeTemporary(d Disk, name string, data []byte, perm fs.FileMode) (string, error) {
-	tmp := name + ".tmp"
+// writeAt writes and syncs a file of the given name, in place of one that an earlier attempt left. The name itself is not
+// durable.
+func writeAt(d Disk, tmp string, data []byte, perm fs.FileMode) error {
 	if err := d.Remove(tmp); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return "", fmt.Errorf("remove the leftover of an earlier attempt: %w", err)
+		return fmt.Errorf("remove the leftover of an earlier attempt: %w", err)
 	}
 	f, err := d.Create(tmp, perm)
 	if err != nil {
-		return "", err
+		return err
 	}
 	_, err = f.Write(data)
 	if err == nil {
@@ -104,9 +107,9 @@ func writeTemporary(d Disk, name string, data []byte, perm fs.FileMode) (string,
 	}
 	if err != nil {
 		_ = d.Remove(tmp) // what did not sync is not to be tried again
-		return "", fmt.Errorf("write %s: %w", tmp, err)
+		return fmt.Errorf("write %s: %w", tmp, err)
 	}
-	return tmp, nil
+	return nil
 }
 
 // Remove takes away a name, durably. A power cut before it returns may leave the name. An absent name is fs.ErrNotExist,

@@ -322,7 +322,7 @@ func (p *peer) inspect(ctx context.Context) body {
 		reply.Lines = append(reply.Lines, line[:min(len(line), textMax)])
 	}
 	if n := p.s.Store().Unguarded(); n > 0 {
-		reply.Lines = append(reply.Lines, fmt.Sprintf("%d sealed files were not immutable when the keeper started", n))
+		reply.Lines = append(reply.Lines, fmt.Sprintf("%d files and directories lacked their flags when the keeper started", n))
 	}
 	for _, d := range p.s.Store().Check(ctx, false) {
 		if len(reply.Lines) < findingsMax {

@@ -66,6 +66,7 @@ func newHouse(t testing.TB) *house {
 		Vault: testVault, Identity: []byte(`{"format":1,"vault":"` + testVault + `","created":"2026-07-01T00:00:00Z"}` + "\n"),
 		Keyring: []byte("wrapped keyring\n"),
 		Policy:  ledger.Policy{Mode: ledger.Governance, DefaultSeconds: 3600, MinSeconds: 60, MaxSeconds: 7200},
+		Guard:   true,
 	})
 	must(t, err)
 	h.start(uint32(os.Getuid()))
@@ -99,6 +100,7 @@ func (h *house) start(uid uint32) {
 }
 
 func (h *house) unflag() {
+	must(h.t, h.disk.SetFlags(".", 0, durable.Immutable|durable.AppendOnly))
 	for _, pattern := range []string{"*", "*/*"} {
 		names, err := filepath.Glob(filepath.Join(h.dir, pattern))
 		must(h.t, err)

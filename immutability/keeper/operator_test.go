@@ -11,6 +11,7 @@ import (
 
 	"github.com/RoaringBitmap/roaring/v2"
 
+	"github.com/holdfast-vault/holdfast/immutability/durable"
 	"github.com/holdfast-vault/holdfast/immutability/ledger"
 )
 
@@ -79,7 +80,9 @@ func TestHealthTellsWhatIsWrong(t *testing.T) {
 	if err != nil || before.Vault != testVault || before.Mark.Size < 3 || before.Level != "ownership" || len(before.Findings) > 0 || before.Pending > 0 || before.Now.Shifted {
 		t.Errorf("%+v, %v", before, err)
 	}
+	must(t, h.disk.SetFlags(".", 0, durable.Immutable))
 	must(t, os.Remove(filepath.Join(h.dir, "keyring")))
+	must(t, h.disk.SetFlags(".", durable.Immutable, 0))
 	after, err := operator.Health(t.Context())
 	if err != nil || len(after.Findings) != 1 || !strings.Contains(after.Findings[0], "keyring") {
 		t.Errorf("%+v, %v: want that the keyring is missing", after, err)

@@ -18,6 +18,27 @@ type history struct {
 	attempted    map[int]bool
 	checkpoints  [][]byte
 	created      bool
+	guard        bool // flags are used
+}
+
+func (h *history) make(d durable.Disk) error {
+	if h.guard {
+		return CreateGuarded(d.(durable.GuardedDisk), "ledger", testSigner, initRecord())
+	}
+	return Create(d, "ledger", testSigner, initRecord())
+}
+
+func (h *history) open(d durable.Disk) (*Ledger, error) {
+	if h.guard {
+		return OpenGuarded(d.(durable.GuardedDisk), "ledger", testSigner, testVerifier)
+	}
+	return Open(d, "ledger", testSigner, testVerifier)
+}
+
+// born are the histories of a ledger without and with flags.
+var born = map[string]func() *history{
+	"plain":   func() *history { return &history{} },
+	"guarded": func() *history { return &history{guard: true} },
 }
 
 func (h *history) append(l *Ledger, n int) error {
@@ -36,14 +57,14 @@ func (h *history) append(l *Ledger, n int) error {
 // run makes a ledger, appends, begins a second segment, reopens and appends again. With persist it
 // goes on after an error, as a daemon does; else it stops there, as a process does that is killed.
 func run(d durable.Disk, h *history, persist bool) {
-	if durable.MkdirAll(d, "ledger", 0o700) != nil || Create(d, "ledger", testSigner, initRecord()) != nil {
+	if durable.MkdirAll(d, "ledger", 0o700) != nil || h.make(d) != nil {
 		return
 	}
 	h.created = true
 	for round := range 2 {
-		l, err := Open(d, "ledger", testSigner, testVerifier)
+		l, err := h.open(d)
 		if err != nil && persist {
-			l, err = Open(d, "ledger", testSigner, testVerifier)
+			l, err = h.open(d)
 		}
 		if err != nil {
 			return
@@ -72,9 +93,9 @@ func (h *history) prove(d *crashdisk.Disk, tries int) error {
 		return nil
 	}
 	for round := range 2 {
-		l, err := Open(d, "ledger", testSigner, testVerifier)
+		l, err := h.open(d)
 		if err != nil && tries > 1 {
-			l, err = Open(d, "ledger", testSigner, testVerifier)
+			l, err = h.open(d)
 		}
 		if err != nil {
 			return fmt.Errorf("round %d: %w", round, err)
@@ -128,8 +149,14 @@ func (h *history) holds(l *Ledger) error {
 }
 
 func TestNoFaultLosesAnAcknowledgedRecord(t *testing.T) {
+	for name, begin := range born {
+		t.Run(name, func(t *testing.T) { noFaultLoses(t, begin) })
+	}
+}
+
+func noFaultLoses(t *testing.T, begin func() *history) {
 	quiet := crashdisk.New()
-	run(quiet, &history{}, false)
+	run(quiet, begin(), false)
 	last := quiet.Ops()
 	points := 0
 	for op := int64(1); op <= last; op += stride(1) {
@@ -137,7 +164,7 @@ func TestNoFaultLosesAnAcknowledgedRecord(t *testing.T) {
 			for _, persist := range []bool{false, true} {
 				d := crashdisk.New()
 				d.FailAt(op, fault)
-				h := &history{}
+				h := begin()
 				run(d, h, persist)
 				fail := func(how string, err error) {
 					if err != nil {
@@ -168,7 +195,7 @@ func survive(d *crashdisk.Disk, h *history, fault crashdisk.Fault, fail func(str
 }
 
 func (h *history) clone() *history {
-	c := *h
+	c := *h // created and guard too
 	c.attempted = map[int]bool{}
 	maps.Copy(c.attempted, h.attempted)
 	c.acknowledged, c.checkpoints = slices.Clip(h.acknowledged), slices.Clip(h.checkpoints)
@@ -178,15 +205,21 @@ func (h *history) clone() *history {
 // TestKilledAnywhere takes the process away at every operation and leaves the machine running; the
 // power fails later.
 func TestKilledAnywhere(t *testing.T) {
-	inner, h := crashdisk.New(), &history{}
+	for name, begin := range born {
+		t.Run(name, func(t *testing.T) { killedAnywhere(t, begin()) })
+	}
+}
+
+func killedAnywhere(t *testing.T, h *history) {
+	inner := crashdisk.New()
 	points := 0
-	spy := &killpoint.Disk{Disk: inner, Before: func() {
+	spy := &killpoint.Disk{GuardedDisk: inner, Before: func() {
 		points++
 		err := h.clone().prove(inner.Clone(), 1)
 		if looked := inner.Clone(); err == nil && h.created {
 			// Somebody opens the ledger and saves its checkpoint before the power fails.
 			var l *Ledger
-			if l, err = Open(looked, "ledger", testSigner, testVerifier); err == nil {
+			if l, err = h.open(looked); err == nil {
 				c := h.clone()
 				c.checkpoints = append(c.checkpoints, l.Checkpoint())
 				err = c.prove(looked.Restart(crashdisk.LoseUnsynced, 0), 1)
@@ -226,16 +259,22 @@ func TestSegmentWithNothingButItsPinIsLeftOut(t *testing.T) {
 
 // TestTwoFaults lets the recovery from one fault meet a second.
 func TestTwoFaults(t *testing.T) {
+	for name, begin := range born {
+		t.Run(name, func(t *testing.T) { twoFaults(t, begin) })
+	}
+}
+
+func twoFaults(t *testing.T, begin func() *history) {
 	faults := []crashdisk.Fault{crashdisk.IOError, crashdisk.SyncFail, crashdisk.ShortWrite, crashdisk.IOErrorAfter}
 	quiet := crashdisk.New()
-	run(quiet, &history{}, false)
+	run(quiet, begin(), false)
 	for first := int64(10); first <= quiet.Ops(); first += stride(2) {
 		for _, gap := range []int64{1, 2, 4, 7} {
 			for i, fault := range faults {
 				d := crashdisk.New()
 				d.FailAt(first, fault)
 				d.FailAt(first+gap, faults[(i+int(gap))%len(faults)])
-				h := &history{}
+				h := begin()
 				run(d, h, true)
 				survive(d, h, fault, func(how string, err error) {
 					if err != nil {

@@ -31,12 +31,17 @@ var ErrForeign = errors.New("somebody else writes to this ledger")
 type Ledger struct {
 	disk     durable.Disk
 	dir      string
-	verifier string      // of the first origin
-	signer   note.Signer // of the present origin; nil when read only
+	notes    string              // directory of checkpoint and cosigned
+	guard    durable.GuardedDisk // nil without flags
+	verifier string              // of the first origin
+	signer   note.Signer         // of the present origin; nil when read only
 	// signerKey is that of the first origin, of which the others are made.
 	signerKey string
 	init      *Init
 	damages   []*Damage
+	// unguarded counts what had no flag at Open; movedIn says that nothing had ever had one.
+	unguarded int
+	movedIn   bool
 
 	follows sync.Mutex // held by Follow; taken before mu
 
@@ -74,6 +79,15 @@ type Ledger struct {
 // and its checkpoint are durable. A power cut before leaves nothing, or the record without its
 // checkpoint, which the next Open signs.
 func Create(d durable.Disk, dir string, signerKey string, first Record) error {
+	return create(d, nil, dir, signerKey, first)
+}
+
+// CreateGuarded is Create for a disk with flags: see OpenGuarded.
+func CreateGuarded(d durable.GuardedDisk, dir string, signerKey string, first Record) error {
+	return create(d, d, dir, signerKey, first)
+}
+
+func create(d durable.Disk, guard durable.GuardedDisk, dir string, signerKey string, first Record) error {
 	if first.Kind != KindInit || first.Init == nil {
 		return errors.New("ledger: the first record must be an init record")
 	}
@@ -88,11 +102,15 @@ func Create(d durable.Disk, dir string, signerKey string, first Record) error {
 	if err != nil {
 		return err
 	}
-	if err := durable.WriteNew(d, segmentName(dir, 1), append(line, '\n'), 0o600); err != nil {
+	notes, err := settledHome(d, dir, guard)
+	if err != nil {
+		return err
+	}
+	if err := writeSegment(d, dir, notes, guard, 1, append(line, '\n')); err != nil {
 		return fmt.Errorf("ledger: %w", err)
 	}
 	// Power fails here: a ledger of one record without a checkpoint. Open takes it as it is.
-	l, err := Open(d, dir, signerKey, first.Init.Verifier)
+	l, err := open(d, guard, dir, signerKey, first.Init.Verifier)
 	if err != nil {
 		return err
 	}
@@ -108,13 +126,32 @@ func Create(d durable.Disk, dir string, signerKey string, first Record) error {
 // can still be read. An empty verifier stands for the one that the init record names; whoever has
 // the verifier from elsewhere should demand it.
 func Open(d durable.Disk, dir string, signerKey string, verifier string) (*Ledger, error) {
+	return open(d, nil, dir, signerKey, verifier)
+}
+
+// OpenGuarded is Open for writing on a disk with flags: the directory and the last segment can only grow, the segments
+// before it are immutable, and the notes lie in log/ beside the directory, new segments on their way in incoming/. A ledger
+// that was not guarded before becomes so. Unguarded tells what had no flag.
+func OpenGuarded(d durable.GuardedDisk, dir string, signerKey string, verifier string) (*Ledger, error) {
+	if signerKey == "" {
+		return nil, ErrReadOnly
+	}
+	return open(d, d, dir, signerKey, verifier)
+}
+
+func open(d durable.Disk, guard durable.GuardedDisk, dir string, signerKey string, verifier string) (*Ledger, error) {
 	if verifier != "" {
 		if err := checkVerifier(verifier); err != nil {
 			return nil, err
 		}
 	}
+	notes := dir
 	if signerKey != "" {
-		if err := settle(d, dir); err != nil {
+		var err error
+		if notes, err = settledHome(d, dir, guard); err == nil {
+			err = settle(d, dir)
+		}
+		if err != nil {
 			return nil, err
 		}
 	}
@@ -123,7 +160,7 @@ func Open(d durable.Disk, dir string, signerKey string, verifier string) (*Ledge
 		return nil, err
 	}
 	l := &Ledger{
-		disk: d, dir: dir, verifier: s.verifier, init: s.init, damages: s.damages, unknown: s.unknown,
+		disk: d, dir: dir, notes: notes, guard: guard, verifier: s.verifier, init: s.init, damages: s.damages, unknown: s.unknown,
 		segments: s.segments, tree: s.tree, note: s.checkpoint, noted: int64(s.signed.Size),
 		cosigned: s.cosigned, cosignedOf: s.cosignedOf, origins: s.origins,
 	}
@@ -151,9 +188,20 @@ func Open(d durable.Disk, dir string, signerKey string, verifier string) (*Ledge
 	if l.signer, err = note.NewSigner(now); err != nil {
 		return nil, fmt.Errorf("ledger: %w", err)
 	}
+	if s.checkpoint != nil && path.Dir(s.checkpointAt) != notes {
+		// As it is: a ledger that is behind what it signed signs nothing.
+		if err := durable.Replace(d, path.Join(notes, checkpointName), s.checkpoint, 0o644); err != nil {
+			return nil, fmt.Errorf("ledger: %w", err)
+		}
+	}
 	// Only a ledger that never had a checkpoint must get one now; one that lags may go on lagging.
 	if err := l.publish(); err != nil && l.noted == 0 {
 		return nil, err
+	}
+	if guard != nil {
+		if err := l.moveIn(&s); err != nil {
+			return nil, err
+		}
 	}
 	return l, nil
 }
@@ -182,9 +230,11 @@ func settle(d durable.Disk, dir string) error {
 			return fmt.Errorf("ledger: %w", err)
 		}
 	}
-	for _, name := range []string{checkpointName, cosignedName} {
-		if err := d.Forget(path.Join(dir, name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return fmt.Errorf("ledger: %w", err)
+	for _, in := range noteDirs(dir) {
+		for _, name := range []string{checkpointName, cosignedName} {
+			if err := d.Forget(path.Join(in, name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+				return fmt.Errorf("ledger: %w", err)
+			}
 		}
 	}
 	return nil
@@ -279,7 +329,7 @@ func (l *Ledger) begin(r Record) error {
 	if err != nil {
 		return err
 	}
-	err = durable.WriteNew(l.disk, segmentName(l.dir, number), append(line, '\n'), 0o600)
+	err = writeSegment(l.disk, l.dir, l.notes, l.guard, number, append(line, '\n'))
 	if errors.Is(err, fs.ErrExist) {
 		l.foreign = fmt.Errorf("ledger: %s was made by another process: %w; stop all of them and start one, this one writes nothing more",
 			segmentName(l.dir, number), ErrForeign)
@@ -291,6 +341,10 @@ func (l *Ledger) begin(r Record) error {
 	}
 	// Power fails here: the same; the line behind which this segment was made necessary is now out
 	// of the count only once a record follows, and nothing was acknowledged that relies on it.
+	if l.guard != nil {
+		// Where that fails it goes on being append-only: Exposed tells, and the next Open makes it good.
+		_ = durable.CloseGrowing(l.guard, segmentName(l.dir, l.segments[len(l.segments)-1].number))
+	}
 	l.segments = append(l.segments, segment{number: number})
 	l.fresh, l.extent = false, int64(len(line))+1
 	return l.count(line)
@@ -362,7 +416,7 @@ func (l *Ledger) publish() error {
 		return err
 	}
 	l.note = signed
-	if err := durable.Replace(l.disk, path.Join(l.dir, checkpointName), signed, 0o644); err != nil {
+	if err := durable.Replace(l.disk, path.Join(l.notes, checkpointName), signed, 0o644); err != nil {
 		return fmt.Errorf("ledger: %w", err)
 	}
 	l.noted = l.tree.n
@@ -381,7 +435,7 @@ func (l *Ledger) CheckpointError() error {
 	return nil
 }
 
-func (l *Ledger) cosignedPath() string { return path.Join(l.dir, cosignedName) }
+func (l *Ledger) cosignedPath() string { return path.Join(l.notes, cosignedName) }
 
 func (l *Ledger) closeFile() {
 	if l.file != nil {

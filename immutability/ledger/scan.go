@@ -85,10 +85,13 @@ type scan struct {
 	// record begins another segment.
 	abandoned bool
 
-	checkpoint []byte // the signed note, nil when there is none
-	signed     Checkpoint
+	checkpoint   []byte // the signed note, nil when there is none
+	checkpointAt string // its file, or where it would be
+	older        []byte // one in the place where it lay before, nil for none
+	signed       Checkpoint
 
 	cosigned    []byte // the newest cosigned checkpoint, nil when there is none or it does not hold
+	cosignedAt  string
 	cosignedOf  Checkpoint
 	cosignedErr error
 }
@@ -126,15 +129,39 @@ func (s *scan) read() error {
 		s.damage(segmentName(s.dir, 1)+" line 1", "it is not an init record")
 	}
 	if noteErr != nil {
-		s.damage(path.Join(s.dir, checkpointName), "%v; any checkpoint of this ledger that was saved earlier may be put in its place", noteErr)
+		s.damage(s.checkpointAt, "%v; any checkpoint of this ledger that was saved earlier may be put in its place", noteErr)
 	} else if err := s.compare(); err != nil {
+		return err
+	}
+	if err := s.compareOlder(); err != nil {
 		return err
 	}
 	return s.compareCosigned()
 }
 
+// compareOlder holds the lines against a checkpoint that was left where vaults without a guard have it. Nothing is owed to
+// it, but what it signs must still be there.
+func (s *scan) compareOlder() error {
+	if s.older == nil || s.verifier == "" || s.broken {
+		return nil
+	}
+	c, err := ParseCheckpoint(s.older, s.verifier)
+	if err != nil {
+		return nil // the one that counts was verified
+	}
+	if c.Size > uint64(s.tree.n) {
+		s.missing("%s covers %d records, and only %d are there", path.Join(s.dir, checkpointName), c.Size, s.tree.n)
+		return nil
+	}
+	root, err := s.tree.root(int64(c.Size))
+	if err == nil && root != c.Root {
+		s.damage(s.dir, "the first %d records do not have the root that %s signs", c.Size, path.Join(s.dir, checkpointName))
+	}
+	return err
+}
+
 func (s *scan) readCosigned() {
-	s.cosigned, s.cosignedErr = durable.ReadFile(s.disk, path.Join(s.dir, cosignedName), checkpointMax)
+	s.cosigned, s.cosignedAt, _, s.cosignedErr = readNote(s.disk, s.dir, cosignedName)
 	if errors.Is(s.cosignedErr, fs.ErrNotExist) {
 		s.cosigned, s.cosignedErr = nil, nil
 	}
@@ -142,7 +169,7 @@ func (s *scan) readCosigned() {
 
 // compareCosigned holds the lines against the newest checkpoint that a witness cosigned.
 func (s *scan) compareCosigned() error {
-	where := path.Join(s.dir, cosignedName)
+	where := s.cosignedAt
 	signed := s.cosigned
 	s.cosigned = nil
 	if s.cosignedErr != nil {
@@ -182,11 +209,11 @@ func (s *scan) compareCosigned() error {
 }
 
 func (s *scan) readCheckpoint() error {
-	b, err := durable.ReadFile(s.disk, path.Join(s.dir, checkpointName), checkpointMax)
+	var err error
+	s.checkpoint, s.checkpointAt, s.older, err = readNote(s.disk, s.dir, checkpointName)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
-	s.checkpoint = b
 	return err
 }
 
@@ -371,7 +398,7 @@ func (s *scan) dropLast() {
 
 // compare holds the lines against the checkpoint.
 func (s *scan) compare() error {
-	where := path.Join(s.dir, checkpointName)
+	where := s.checkpointAt
 	if s.checkpoint == nil {
 		// The init record is published before its checkpoint: alone it is the trace of a cut.
 		if s.tree.n > 1 || s.broken {

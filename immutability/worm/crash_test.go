@@ -96,7 +96,7 @@ func TestGuardedKilledAnywhere(t *testing.T) {
 func killedAnywhere(t *testing.T, m *memory) {
 	inner, src := crashdisk.New(), newClock()
 	points := int64(0)
-	spy := &killpoint.Disk{Disk: inner, Before: func() {
+	spy := &killpoint.Disk{GuardedDisk: inner, Before: func() {
 		if points++; points%stride(1) != 0 {
 			return
 		}

@@ -19,6 +19,32 @@ import (
 // hashed, sealed files are immutable, and the directories that hold them only grow, but for the instant in which this
 // package removes something, which it does with s.write held. Without a guard names alone say what is final.
 
+// Permissions on a guarded disk: a group may read everything but keeper/, and nobody but the owner writes. Without a guard
+// nobody else even reads.
+const (
+	groupDir  fs.FileMode = 0o750
+	groupFile fs.FileMode = 0o640
+)
+
+// guard gives the disk with its flags and leases where they are to be used, else nil.
+func (o Options) guard(d durable.Disk) (durable.GuardedDisk, error) {
+	if !o.Guard || o.ReadOnly {
+		return nil, nil
+	}
+	g, ok := d.(durable.GuardedDisk)
+	if !ok {
+		return nil, errors.New("this disk has neither flags nor leases")
+	}
+	return g, nil
+}
+
+func (s *Store) dirMode() fs.FileMode {
+	if s.guard != nil {
+		return groupDir
+	}
+	return 0o700
+}
+
 // sealedMode is the mode of files that are to be final: on a guarded disk nobody can open them for writing again, their
 // owner included.
 func (s *Store) sealedMode() fs.FileMode {
@@ -111,7 +137,11 @@ func (s *Store) hashFinal(ctx context.Context, file string) (sum string, size in
 	if err := settled(h); err != nil {
 		return "", 0, err
 	}
-	if err := errors.Join(h.SetFlags(durable.Immutable, 0), h.Sync()); err != nil {
+	flags, err := s.guard.Flags(file)
+	if err == nil && flags == 0 {
+		err = s.permit(file, s.sealedMode())
+	}
+	if err = errors.Join(err, h.SetFlags(durable.Immutable, 0), h.Sync()); err != nil {
 		return "", 0, err
 	}
 	if sum, size, err = hashReader(ctx, h); err != nil {
@@ -144,17 +174,78 @@ func (s *Store) guardDirectories() error {
 		return nil
 	}
 	for _, dir := range guardedDirs {
-		if err := s.guard.SetFlags(dir, durable.AppendOnly, 0); err != nil {
-			return err
-		}
-		if err := s.guard.SyncDir(dir); err != nil {
+		if err := s.guardDirectory(dir, durable.AppendOnly); err != nil {
 			return err
 		}
 	}
-	return nil
+	return s.permit(incomingDir, groupDir)
 }
 
-// guardFiles makes every file immutable that a record names, and remembers how many were not: after a copy from elsewhere
+func (s *Store) guardDirectory(dir string, flag durable.Flags) error {
+	have, err := s.guard.Flags(dir)
+	if err != nil {
+		return err
+	}
+	if have&flag == 0 {
+		s.unguarded++
+		if have == 0 {
+			if err := s.permit(dir, groupDir); err != nil {
+				return err
+			}
+		}
+		if err := s.guard.SetFlags(dir, flag, 0); err != nil {
+			return err
+		}
+	}
+	// In any case: the flag that is seen may not be durable.
+	return s.guard.SyncDir(dir)
+}
+
+// permit changes the permissions of a file or directory without flags where they are others.
+func (s *Store) permit(name string, perm fs.FileMode) error {
+	info, err := s.disk.Stat(name)
+	if err != nil {
+		return err
+	}
+	if info.Mode().Perm() == perm {
+		return nil
+	}
+	return s.guard.Chmod(name, perm)
+}
+
+// guardRoot keeps every name in the vault's root from being taken away or replaced, and new ones from being made. It comes
+// last, when all that belongs there is there.
+func (s *Store) guardRoot() error {
+	if s.guard == nil {
+		return nil
+	}
+	for _, name := range []string{identityFile, keyringFile} {
+		info, err := s.disk.Stat(name)
+		if err == nil && info.Mode().Perm()&0o040 == 0 {
+			err = s.guard.Chmod(name, groupFile)
+		}
+		if err != nil && !errors.Is(err, fs.ErrNotExist) { // what is missing is told by check
+			return err
+		}
+	}
+	if s.sharedRoot {
+		return nil
+	}
+	return s.guardDirectory(".", durable.Immutable)
+}
+
+// replaceKeyring writes the keyring's file, with the root's flag lifted for one rename where it has one. s.write is held.
+func (s *Store) replaceKeyring(keyring []byte) error {
+	switch {
+	case s.guard == nil:
+		return durable.Replace(s.disk, keyringFile, keyring, 0o600)
+	case s.sharedRoot:
+		return durable.Replace(s.disk, keyringFile, keyring, groupFile)
+	}
+	return durable.ReplaceGuarded(s.guard, path.Join(incomingDir, keyringFile+tmpSuffix), keyringFile, keyring, groupFile)
+}
+
+// guardFiles makes every file immutable that a record names, and counts those that were not: after a copy from elsewhere
 // that is all of them, otherwise none. s.write is held, or nobody else knows of s yet.
 func (s *Store) guardFiles() error {
 	if s.guard == nil {
@@ -187,15 +278,22 @@ func (s *Store) guardFile(file string) (had bool, err error) {
 	if err != nil || flags&durable.Immutable != 0 {
 		return true, err
 	}
-	h, err := s.guard.Hold(file)
-	if err != nil {
-		return false, err
+	if flags == 0 {
+		if err := s.permit(file, s.sealedMode()); err != nil {
+			return false, err
+		}
 	}
-	return false, errors.Join(h.SetFlags(durable.Immutable, 0), h.Sync(), h.Close())
+	return false, durable.SetFileFlags(s.guard, file, durable.Immutable)
 }
 
-// Unguarded gives how many sealed files were not immutable when the store was opened, and have been made so.
-func (s *Store) Unguarded() int { return s.unguarded }
+// Unguarded gives how many files and directories lacked their flags when the store was opened, and have got them: sealed
+// files, segments of the ledger, their directories, the root. A vault that had no guard before lacked none.
+func (s *Store) Unguarded() int {
+	if s.ledger.MovedIn() {
+		return 0
+	}
+	return s.unguarded + s.ledger.Unguarded()
+}
 
 // flags reports what should be guarded and is not.
 func (c *checker) flags() {
@@ -204,6 +302,14 @@ func (c *checker) flags() {
 	}
 	c.s.write.Lock() // else a directory may be without its flag for a moment
 	defer c.s.write.Unlock()
+	if f, err := c.s.guard.Flags("."); err != nil {
+		c.add(".", "its flags cannot be read: %v", err)
+	} else if f&durable.Immutable == 0 && !c.s.sharedRoot {
+		c.add(".", "the vault's root is not immutable any more; the next open for writing makes it so")
+	}
+	for _, d := range c.s.ledger.Exposed() {
+		c.add(d.Where, "%s", d.Detail)
+	}
 	for _, dir := range guardedDirs {
 		if f, err := c.s.guard.Flags(dir); err != nil {
 			c.add(dir, "its flags cannot be read: %v", err)

@@ -25,9 +25,15 @@ func openGuarded(t testing.TB, d durable.Disk, src clock.Source) *Store {
 func newGuardedStore(t testing.TB) (*crashdisk.Disk, *clock.Manual, *Store) {
 	t.Helper()
 	d, src := crashdisk.New(), newClock()
-	_, err := Init(d, src, initOptions())
+	o := initOptions()
+	o.Guard = true
+	_, err := Init(d, src, o)
 	must(t, err)
-	return d, src, openGuarded(t, d, src)
+	s := openGuarded(t, d, src)
+	if s.Unguarded() != 0 {
+		t.Errorf("%d files and directories were born without their flags", s.Unguarded())
+	}
+	return d, src, s
 }
 
 // TestASealedPackIsStillWritten: whoever has a pack open for writing could change it after it was hashed.
@@ -104,10 +110,10 @@ func TestSealedFilesCanBeTouched(t *testing.T) {
 	first := commit(t, s, "web1", "s1", ledger.Lock{})
 	src.Advance(time.Minute)
 	second := commit(t, s, "web1", "s2", ledger.Lock{})
-	create(t, d, "forged", []byte("forged"))
+	create(t, d, "incoming/forged", []byte("forged"))
 	for _, file := range []string{packFile(1), packFile(2), manifestFile(first.ID), manifestFile(second.ID)} {
 		for harm, err := range map[string]error{
-			"remove": d.Remove(file), "rename": d.Rename(file, "gone"), "replace": d.Rename("forged", file), "link": d.Link(file, "other"),
+			"remove": d.Remove(file), "rename": d.Rename(file, "incoming/gone"), "replace": d.Rename("incoming/forged", file), "link": d.Link(file, "incoming/other"),
 		} {
 			if !errors.Is(err, fs.ErrPermission) {
 				t.Errorf("%s of %s: %v, want fs.ErrPermission", harm, file, err)
@@ -138,8 +144,13 @@ func TestAVaultFromElsewhereIsOpen(t *testing.T) {
 	snap := commit(t, s, "web1", "s1", ledger.Lock{})
 	must(t, s.Close())
 	s = openGuarded(t, d, src)
-	if s.Unguarded() != 2 {
-		t.Errorf("%d files were not immutable, want pack and manifest", s.Unguarded())
+	if s.Unguarded() != 0 {
+		t.Errorf("%d lacked flags that they never had", s.Unguarded())
+	}
+	must(t, s.Close())
+	d = unflagged(t, d)
+	if s = openGuarded(t, d, src); s.Unguarded() != 7 {
+		t.Errorf("%d had no flags, want pack, manifest, segment, three directories and the root", s.Unguarded())
 	}
 	s = openGuarded(t, d.Restart(crashdisk.LoseUnsynced, 0), src)
 	d = s.disk.(*crashdisk.Disk)
@@ -149,12 +160,17 @@ func TestAVaultFromElsewhereIsOpen(t *testing.T) {
 	if bad := s.Check(ctx, true); len(bad) > 0 {
 		t.Error(bad)
 	}
-	for _, file := range []string{packsDir, manifestsDir, packFile(1), manifestFile(snap.ID)} {
+	for _, file := range []string{".", packsDir, manifestsDir, ledgerDir, "ledger/000001.jsonl", packFile(1), manifestFile(snap.ID)} {
 		must(t, d.SetFlags(file, 0, durable.Immutable|durable.AppendOnly))
 		if bad := s.Check(ctx, false); len(bad) != 1 || bad[0].What != file || !strings.Contains(bad[0].Detail, "any more") {
 			t.Errorf("%s has lost its flag, check: %v", file, bad)
 		}
-		s = openGuarded(t, d, src)
+		if s = openGuarded(t, d, src); s.Unguarded() != 1 {
+			t.Errorf("%s has lost its flag, and %d are missing", file, s.Unguarded())
+		}
+		if bad := s.Check(ctx, true); len(bad) > 0 {
+			t.Errorf("%s has its flag again: %v", file, bad)
+		}
 	}
 }
 
@@ -220,7 +236,6 @@ func TestARealFileSystemGuardsTheVault(t *testing.T) {
 	dir := t.TempDir()
 	d, err := durable.OpenDir(dir)
 	must(t, err)
-	defer d.Close()
 	err = d.SetFlags(".", durable.AppendOnly, 0)
 	if errors.Is(err, errors.ErrUnsupported) || errors.Is(err, fs.ErrPermission) {
 		if os.Getenv("HOLDFAST_REQUIRE_ALL") == "1" && os.Geteuid() == 0 {
@@ -229,15 +244,10 @@ func TestARealFileSystemGuardsTheVault(t *testing.T) {
 		t.Skipf("needs a file system with flags, and CAP_LINUX_IMMUTABLE: %v", err)
 	}
 	must(t, errors.Join(err, d.SetFlags(".", 0, durable.AppendOnly)))
-	defer func() {
-		for _, pattern := range []string{"*", "*/*"} {
-			names, err := filepath.Glob(filepath.Join(dir, pattern))
-			must(t, err)
-			for _, name := range names {
-				must(t, d.SetFlags(strings.TrimPrefix(name, dir+"/"), 0, durable.Immutable|durable.AppendOnly))
-			}
-		}
-	}()
+	t.Cleanup(func() {
+		unflag(t, d, ".")
+		must(t, d.Close())
+	})
 	src, m := newClock(), newGuarded()
 	must(t, m.life(d, src, false))
 	if len(m.snapshots) != 3 || len(m.gone) != 2 {
@@ -255,6 +265,13 @@ func TestARealFileSystemGuardsTheVault(t *testing.T) {
 		"rename":   os.Rename(filepath.Join(dir, left), filepath.Join(dir, "gone")),
 		"chmod":    os.Chmod(filepath.Join(dir, left), 0o666),
 		"packs":    os.Rename(filepath.Join(dir, packsDir), filepath.Join(dir, "gone")),
+		"log":      os.Rename(filepath.Join(dir, "log"), filepath.Join(dir, "incoming/log")),
+		"keeper":   os.Rename(filepath.Join(dir, keeperDir), filepath.Join(dir, "incoming/keeper")),
+		"root":     os.Rename(dir, dir+"x"),
+		"new name": os.WriteFile(filepath.Join(dir, "new"), nil, 0o600),
+		"segment":  os.Remove(filepath.Join(dir, "ledger/000001.jsonl")),
+		"shorten":  os.Truncate(filepath.Join(dir, "ledger/000001.jsonl"), 0),
+		"rewrite":  os.WriteFile(filepath.Join(dir, "ledger/000001.jsonl"), nil, 0o600),
 	} {
 		if !errors.Is(err, fs.ErrPermission) {
 			t.Errorf("%s: %v, want fs.ErrPermission, even for root", harm, err)
@@ -318,12 +335,9 @@ func TestRecordBeforeTheFlag(t *testing.T) {
 	_, err = s.publishPack(ctx, in)
 	must(t, err)
 	before := len(d.Log())
-	s = openGuarded(t, d, src)
-	if s.Unguarded() != 0 {
-		t.Error("it was recorded first")
-	}
+	openGuarded(t, d, src)
 	log := strings.Join(d.Log()[before:], "\n")
-	flag, record := strings.Index(log, "flags packs/00000001.pack +i\nsync packs/00000001.pack"), strings.Index(log, "write ledger/")
+	flag, record := strings.Index(log, "flags packs/00000001.pack +i\nsync packs/00000001.pack"), strings.LastIndex(log, "write ledger/")
 	if flag < 0 || record < 0 || record < flag {
 		t.Errorf("the order is\n%s", log)
 	}
@@ -353,4 +367,94 @@ func TestHalfAPackIsPublished(t *testing.T) {
 			t.Errorf("cut after operation %d: among the packs are %d bytes of %d, %v", k, len(b), len(content(in.Number)), err)
 		}
 	}
+}
+
+// unflag lifts every flag below a name, so that what a test made can be removed.
+func unflag(t *testing.T, d *durable.Dir, name string) {
+	t.Helper()
+	must(t, d.SetFlags(name, 0, durable.Immutable|durable.AppendOnly))
+	info, err := d.Stat(name)
+	must(t, err)
+	if !info.IsDir() {
+		return
+	}
+	entries, err := d.ReadDir(name)
+	must(t, err)
+	for _, e := range entries {
+		unflag(t, d, filepath.Join(name, e.Name()))
+	}
+}
+
+// TestAGroupCannotRead: who reads for the daemon is not the owner.
+func TestAGroupCannotRead(t *testing.T) {
+	for name, born := range map[string]func(testing.TB) (*crashdisk.Disk, *clock.Manual, *Store){"born": newGuardedStore, "moved in": func(t testing.TB) (*crashdisk.Disk, *clock.Manual, *Store) {
+		d, src, s := newStore(t)
+		must(t, s.Close())
+		return d, src, openGuarded(t, d, src)
+	}} {
+		t.Run(name, func(t *testing.T) {
+			d, src, s := born(t)
+			snap := commit(t, s, "web1", "s1", ledger.Lock{})
+			must(t, s.SetKeyring(ctx, []byte("another\n"), "a test"))
+			must(t, s.Close())
+			openGuarded(t, d, src)
+			for name, want := range map[string]fs.FileMode{
+				".": 0o750, packsDir: 0o750, manifestsDir: 0o750, ledgerDir: 0o750, "log": 0o750, incomingDir: 0o750, keeperDir: 0o700,
+				packFile(1): 0o440, manifestFile(snap.ID): 0o440, "ledger/000001.jsonl": 0o640, "log/checkpoint": 0o644,
+				keyringFile: 0o640, identityFile: 0o644, signerFile: 0o600,
+			} {
+				info, err := d.Stat(name)
+				if err != nil {
+					t.Error(err)
+				} else if info.Mode().Perm() != want {
+					t.Errorf("%s has %o, want %o", name, info.Mode().Perm(), want)
+				}
+			}
+			if _, err := d.Stat("ledger/checkpoint"); !errors.Is(err, fs.ErrNotExist) {
+				t.Errorf("there is a checkpoint in a directory that only grows: %v", err)
+			}
+		})
+	}
+}
+
+// TestCutWhileBecomingGuarded puts every fault at every operation of the first start with a guard, into a vault that had none.
+func TestCutWhileBecomingGuarded(t *testing.T) {
+	plain, src, m := crashdisk.New(), newClock(), newMemory()
+	must(t, m.life(plain, src, false))
+	m.guard = true
+	for _, fault := range crashdisk.Faults() {
+		for k := int64(1); ; k++ {
+			d := plain.Restart(crashdisk.LoseUnsynced, 0)
+			d.FailAt(k, fault)
+			s, err := Open(d, src, m.options())
+			if err == nil {
+				err = m.holds(s)
+			}
+			if !d.Fired() {
+				must(t, err)
+				break
+			}
+			for seed := range int64(4) {
+				loss := []crashdisk.Loss{crashdisk.LoseUnsynced, crashdisk.KeepAll, crashdisk.Random, crashdisk.Random}[seed]
+				if err := m.clone().prove(d.Restart(loss, seed), src, 1); err != nil {
+					t.Errorf("%v at %d, %v: %v\n%q", fault, k, loss, err, d.Log())
+				}
+				// Without its guard again, from a copy that has no flags.
+				c := m.clone()
+				c.guard = false
+				if err := c.prove(unflagged(t, d.Restart(loss, seed)), src, 1); err != nil {
+					t.Errorf("%v at %d, %v, opened without a guard: %v", fault, k, loss, err)
+				}
+			}
+		}
+	}
+}
+
+// unflagged is the disk as a copy has it.
+func unflagged(t *testing.T, d *crashdisk.Disk) *crashdisk.Disk {
+	t.Helper()
+	for _, name := range append(d.Files(), ".", packsDir, manifestsDir, ledgerDir) {
+		must(t, d.SetFlags(name, 0, durable.Immutable|durable.AppendOnly))
+	}
+	return d
 }

@@ -28,6 +28,8 @@ type InitOptions struct {
 	Identity []byte // content of vault.json
 	Keyring  []byte // the wrapped keyring
 	Policy   ledger.Policy
+	// Guard makes a vault as Options.Guard keeps it, and SharedRoot as there.
+	Guard, SharedRoot bool
 }
 
 // Init makes a vault in the root of d and gives the verifier of its checkpoints. It refuses a wall
@@ -47,6 +49,10 @@ func Init(d durable.Disk, src clock.Source, o InitOptions) (verifier string, err
 	if now.Wall.Before(clock.Earliest()) {
 		return "", fmt.Errorf("init: the wall clock shows %s, which is before this program was made (%s): locks would start in the past; set the clock and try again",
 			now.Wall.UTC().Format(time.RFC3339), clock.Earliest().UTC().Format(time.RFC3339))
+	}
+	guard, err := Options{Guard: o.Guard}.guard(d)
+	if err != nil {
+		return "", fmt.Errorf("init: %w", err)
 	}
 	if err := unused(d); err != nil {
 		return "", fmt.Errorf("init: %w", err)
@@ -70,10 +76,17 @@ func Init(d durable.Disk, src clock.Source, o InitOptions) (verifier string, err
 		return "", fmt.Errorf("init: %w", err)
 	}
 	// Power fails here: files and directories, but no ledger, so no vault.
-	err = ledger.Create(d, ledgerDir, signer, ledger.Record{Kind: ledger.KindInit, At: at, Init: &ledger.Init{
+	first := ledger.Record{Kind: ledger.KindInit, At: at, Init: &ledger.Init{
 		Format: ledger.Format, Vault: o.Vault, Verifier: verifier, Identity: string(o.Identity),
 		Keyring: o.Keyring, Policy: policy,
-	}})
+	}}
+	if guard == nil {
+		err = ledger.Create(d, ledgerDir, signer, first)
+	} else if err = ledger.CreateGuarded(guard, ledgerDir, signer, first); err == nil {
+		// Power fails here: a vault; its next Open sets what flags are missing.
+		s := Store{disk: d, guard: guard, sharedRoot: o.SharedRoot}
+		err = errors.Join(s.guardDirectories(), s.guardRoot())
+	}
 	if err != nil {
 		return "", fmt.Errorf("init: %w", err)
 	}
@@ -133,15 +146,22 @@ func unused(d durable.Disk) error {
 }
 
 func initFiles(d durable.Disk, o InitOptions, signer string) error {
-	for _, dir := range []string{packsDir, manifestsDir, incomingDir, ledgerDir, keeperDir} {
-		if err := durable.MkdirAll(d, dir, 0o700); err != nil {
+	perm, keyring := fs.FileMode(0o700), fs.FileMode(0o600)
+	if o.Guard {
+		perm, keyring = groupDir, groupFile
+	}
+	for _, dir := range []string{packsDir, manifestsDir, incomingDir, ledgerDir} {
+		if err := durable.MkdirAll(d, dir, perm); err != nil {
 			return err
 		}
+	}
+	if err := durable.MkdirAll(d, keeperDir, 0o700); err != nil {
+		return err
 	}
 	if err := durable.Replace(d, signerFile, []byte(signer+"\n"), 0o600); err != nil {
 		return err
 	}
-	if err := durable.Replace(d, keyringFile, o.Keyring, 0o600); err != nil {
+	if err := durable.Replace(d, keyringFile, o.Keyring, keyring); err != nil {
 		return err
 	}
 	return durable.Replace(d, identityFile, o.Identity, 0o644)
@@ -172,7 +192,7 @@ func (s *Store) SetKeyring(ctx context.Context, keyring []byte, reason string) e
 		return fmt.Errorf("keyring: %w", err)
 	}
 	// Power fails here: the file still holds the keyring before, which recovery replaces.
-	if err := durable.Replace(s.disk, keyringFile, keyring, 0o600); err != nil {
+	if err := s.replaceKeyring(keyring); err != nil {
 		return fmt.Errorf("the new keyring is in force, but its file could not be written: %w", err)
 	}
 	return nil

@@ -7,16 +7,22 @@ import (
 	"strings"
 )
 
-// The vault's directory as worm sees it; all names are relative to it. Directories are 0700.
+// The vault's directory as worm sees it; all names are relative to it. On the right are the flags on a guarded disk.
 //
+//	.                                                                                      +i
 //	vault.json                open identity; its content stands in the ledger's init record
 //	keyring                   the wrapped keyring; the newest one stands in the ledger
-//	packs/00000001.pack       sealed packs
-//	manifests/<64 hex>.manifest
-//	ledger/                   segments and checkpoint
+//	packs/00000001.pack       sealed packs                                                 +a, files +i
+//	manifests/<64 hex>.manifest                                                            +a, files +i
+//	ledger/                   segments                                                     +a, files +i, the last one +a
+//	log/                      checkpoint, cosigned; without a guard they lie in ledger/
 //	keeper/log.key            signing key of the checkpoints
 //	keeper/clock              state of the clock
+//	keeper/lock               who has the vault open for writing: see Lock
 //	incoming/                 packs that grow, manifests on their way
+//
+// On a guarded disk directories are 0750, but for keeper/, and sealed files 0440: a group may read. Otherwise directories
+// are 0700 and files 0600.
 const (
 	identityFile = "vault.json"
 	keyringFile  = "keyring"

@@ -20,7 +20,7 @@ func (s *Store) recover() error {
 	s.write.Lock()
 	defer s.write.Unlock()
 	for _, dir := range []string{packsDir, manifestsDir, incomingDir} {
-		if err := durable.MkdirAll(s.disk, dir, 0o700); err != nil {
+		if err := durable.MkdirAll(s.disk, dir, s.dirMode()); err != nil {
 			return err
 		}
 		// What a killed process left in the cache is durable from here on, or an error.
@@ -32,6 +32,12 @@ func (s *Store) recover() error {
 		return err
 	}
 	s.sweepTemporary()
+	if s.guard != nil {
+		// What becomes immutable below must not get a second name back.
+		if err := s.disk.SyncDir(incomingDir); err != nil {
+			return err
+		}
+	}
 	s.sweep()
 	if err := s.record(packsDir); err != nil {
 		return err
@@ -47,7 +53,10 @@ func (s *Store) recover() error {
 		return err
 	}
 	_ = s.noteClock(false) // tried again with the next change
-	return s.restoreKeyring()
+	if err := s.restoreKeyring(); err != nil {
+		return err
+	}
+	return s.guardRoot()
 }
 
 // sweepTemporary removes what durable's verbs left when they were cut. Failing is harmless.
@@ -157,7 +166,7 @@ func (s *Store) restoreKeyring() error {
 	if err != nil || !s.state.older[string(b)] {
 		return nil
 	}
-	if err := durable.Replace(s.disk, keyringFile, s.state.keyring, 0o600); err != nil && !durable.IsNoSpace(err) {
+	if err := s.replaceKeyring(s.state.keyring); err != nil && !durable.IsNoSpace(err) {
 		return fmt.Errorf("recovery: keyring: %w", err)
 	}
 	return nil

@@ -37,10 +37,13 @@ var (
 type Options struct {
 	// ReadOnly changes nothing on the disk and needs no signing key. A damaged ledger can be read so.
 	ReadOnly bool
-	// Guard makes sealed files immutable and their directories append-only, and seals a file only once nobody has it open
-	// for writing. The disk must be a durable.GuardedDisk, and the process may set flags: see Store.Unguarded for what was
-	// not so. It means nothing together with ReadOnly.
+	// Guard makes sealed files immutable, the ledger and the directories of sealed files append-only and the vault's root
+	// immutable, and seals a file only once nobody has it open for writing. The disk must be a durable.GuardedDisk, and the
+	// process may set flags. A vault that was not guarded before becomes so; see Store.Unguarded for what was not. It means
+	// nothing together with ReadOnly.
 	Guard bool
+	// SharedRoot leaves the root without its flag: other parts of this process make names in it.
+	SharedRoot bool
 }
 
 // Store is an open write-once store. All methods are safe for concurrent use. One process at a time
@@ -52,8 +55,9 @@ type Store struct {
 	readOnly bool
 	found    []Damage // what was wrong already at Open
 	// guard is the disk with its flags and leases, nil where they are not used.
-	guard     durable.GuardedDisk
-	unguarded int // sealed files that were not immutable at Open
+	guard      durable.GuardedDisk
+	sharedRoot bool
+	unguarded  int // files and directories without their flags at Open
 
 	// write is held by whoever decides something and puts it into the ledger, from the first look at
 	// the state to the record. It is taken before mu.
@@ -90,20 +94,22 @@ func Open(d durable.Disk, src clock.Source, o Options) (*Store, error) {
 	if err != nil {
 		return nil, err
 	}
-	l, err := ledger.Open(d, ledgerDir, signer, "")
+	guard, err := o.guard(d)
+	if err != nil {
+		return nil, err
+	}
+	var l *ledger.Ledger
+	if guard != nil {
+		l, err = ledger.OpenGuarded(guard, ledgerDir, signer, "")
+	} else {
+		l, err = ledger.Open(d, ledgerDir, signer, "")
+	}
 	if err != nil {
 		return nil, err
 	}
 	s := &Store{
-		disk: d, ledger: l, readOnly: o.ReadOnly, state: newState(), claims: map[string]*roaring.Bitmap{},
+		disk: d, guard: guard, sharedRoot: o.SharedRoot, ledger: l, readOnly: o.ReadOnly, state: newState(), claims: map[string]*roaring.Bitmap{},
 		live: map[uint32]bool{}, published: map[string]bool{}, attempted: map[string]bool{},
-	}
-	if o.Guard && !o.ReadOnly {
-		g, ok := d.(durable.GuardedDisk)
-		if !ok {
-			return nil, errors.Join(errors.New("this disk has neither flags nor leases"), l.Close())
-		}
-		s.guard = g
 	}
 	for _, step := range []func() error{s.replay, s.identify, s.newestLedger} {
 		if err := step(); err != nil {

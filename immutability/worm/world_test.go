@@ -131,6 +131,12 @@ type acked struct {
 
 func (m *memory) options() Options { return Options{Guard: m.guard} }
 
+func (m *memory) birth() InitOptions {
+	o := initOptions()
+	o.Guard = m.guard
+	return o
+}
+
 // newGuarded is a memory of a vault whose disk's flags and leases are used.
 func newGuarded() *memory {
 	m := newMemory()
@@ -193,7 +199,7 @@ func (m *memory) life(d durable.Disk, src *clock.Manual, persist bool) error {
 		return err
 	}
 	m.tried = true
-	if _, err := Init(d, src, initOptions()); err != nil {
+	if _, err := Init(d, src, m.birth()); err != nil {
 		return err
 	}
 	m.created = true
@@ -277,7 +283,7 @@ func (m *memory) proveUnborn(d *crashdisk.Disk, src clock.Source) error {
 		}
 		return s.Close()
 	}
-	if _, err := Init(d, src, initOptions()); err != nil {
+	if _, err := Init(d, src, m.birth()); err != nil {
 		return fmt.Errorf("neither open (%w) nor init (%w)", openErr, err)
 	}
 	_, err := Open(d.Restart(crashdisk.LoseUnsynced, 0), src, m.options())

@@ -2,6 +2,7 @@ package crashdisk
 
 import (
 	"errors"
+	"fmt"
 	"io/fs"
 	"syscall"
 
@@ -101,6 +102,31 @@ func (d *Disk) SetFlags(name string, set, lift durable.Flags) error {
 		return err
 	}
 	return d.changeFlags(n, name, set, lift)
+}
+
+// Chmod implements durable.Guard. It is an operation where the permissions change, and durable at once: nothing that is
+// promised depends on them.
+func (d *Disk) Chmod(name string, perm fs.FileMode) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if err := d.alive("chmod", name); err != nil {
+		return err
+	}
+	n, err := d.lookup("chmod", name)
+	if err != nil {
+		return err
+	}
+	if n.flags != 0 {
+		return &fs.PathError{Op: "chmod", Path: name, Err: errFlagged}
+	}
+	if n.perm == perm.Perm() {
+		return nil
+	}
+	_, err = d.run(operation{
+		kind: frees, verb: "chmod", name: name, text: fmt.Sprintf("chmod %s %o", name, perm.Perm()),
+		do: func() { n.perm = perm.Perm() },
+	})
+	return err
 }
 
 // changeFlags counts and does the operation. d.mu is held.

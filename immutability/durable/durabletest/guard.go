@@ -28,6 +28,9 @@ func TestGuard(t *testing.T, open func(t *testing.T) durable.GuardedDisk) {
 		{"PublishHeldSeesAnotherFile", publishHeldSeesAnotherFile},
 		{"PublishHeldWithoutALease", publishHeldWithoutALease},
 		{"FinalFilesLeaveTogether", finalFilesLeaveTogether},
+		{"GrowingFilesGrow", growingFilesGrow},
+		{"GuardedNamesAreReplaced", guardedNamesAreReplaced},
+		{"PermissionsUnderFlags", permissionsUnderFlags},
 	} {
 		t.Run(c.name, func(t *testing.T) { c.run(t, open(t)) })
 	}
@@ -314,4 +317,64 @@ func finalFilesLeaveTogether(t *testing.T, d durable.GuardedDisk) {
 	has(t, d, "out/b", durable.Immutable)
 	has(t, d, "out", durable.AppendOnly)
 	holds(t, d, "elsewhere", "elsewhere")
+}
+
+func growingFilesGrow(t *testing.T, d durable.GuardedDisk) {
+	must(t, durable.MkdirAll(d, "in", 0o755))
+	must(t, durable.MkdirAll(d, "out", 0o755))
+	must(t, d.SetFlags("out", durable.AppendOnly, 0))
+	must(t, durable.WriteGrowing(d, "in/a.tmp", "out/a", []byte("first,"), 0o640))
+	list(t, d, "in")
+	has(t, d, "out/a", durable.AppendOnly)
+	if err := durable.WriteGrowing(d, "in/a.tmp", "out/a", []byte("again"), 0o640); !errors.Is(err, fs.ErrExist) {
+		t.Errorf("a second time: %v, want fs.ErrExist", err)
+	}
+	f, err := d.Append("out/a")
+	must(t, err)
+	put(t, f, "second")
+	must(t, f.Sync())
+	must(t, f.Close())
+	holds(t, d, "out/a", "first,second")
+	must(t, durable.CloseGrowing(d, "out/a"))
+	has(t, d, "out/a", durable.Immutable)
+	if f, err := d.Append("out/a"); err == nil {
+		f.Close()
+		t.Error("it grows after it was closed")
+	} else {
+		refused(t, "append", err)
+	}
+	refused(t, "remove", d.Remove("out/a"))
+}
+
+func guardedNamesAreReplaced(t *testing.T, d durable.GuardedDisk) {
+	must(t, durable.MkdirAll(d, "in", 0o755))
+	must(t, durable.MkdirAll(d, "dir", 0o755))
+	write(t, d, "dir/a", "first")
+	must(t, d.SetFlags("dir", durable.Immutable, 0))
+	for _, content := range []string{"second", "third, longer"} {
+		must(t, durable.ReplaceGuarded(d, "in/a.tmp", "dir/a", []byte(content), 0o640))
+		holds(t, d, "dir/a", content)
+		has(t, d, "dir", durable.Immutable)
+		list(t, d, "in")
+	}
+	if err := durable.ReplaceGuarded(d, "dir/a.tmp", "dir/a", nil, 0o640); !errors.Is(err, fs.ErrInvalid) {
+		t.Errorf("a temporary name in the directory itself: %v, want fs.ErrInvalid", err)
+	}
+	must(t, d.SetFlags("dir", 0, durable.Immutable))
+}
+
+func permissionsUnderFlags(t *testing.T, d durable.GuardedDisk) {
+	write(t, d, "a", "a")
+	must(t, d.Mkdir("dir", 0o700))
+	for name, flag := range map[string]durable.Flags{"a": durable.Immutable, "dir": durable.AppendOnly} {
+		must(t, d.Chmod(name, 0o750))
+		if info, err := d.Stat(name); err != nil || info.Mode().Perm() != 0o750 {
+			t.Errorf("%s: %v, %v", name, info.Mode(), err)
+		}
+		must(t, d.SetFlags(name, flag, 0))
+		refused(t, "chmod of "+name, d.Chmod(name, 0o777))
+	}
+	if err := d.Chmod("none", 0o700); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("chmod of nothing: %v, want fs.ErrNotExist", err)
+	}
 }

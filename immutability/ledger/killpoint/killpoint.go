@@ -1,20 +1,19 @@
-// Package killpoint stands between a test and a crashdisk and calls the test before every operation that changes something.
+// Package killpoint stands between a test and a disk and calls the test before every operation that changes something.
 //
-// A clone of the disk taken there is what a process leaves that is killed at this point while the
+// A clone of a crashdisk taken there is what a process leaves that is killed at this point while the
 // machine goes on: nothing of the cache is lost, and nothing of it is durable that was not before.
-// A power cut is another thing; crashdisk itself plays that.
+// A power cut is another thing; crashdisk itself plays that, and a real file system that is shut down there.
 package killpoint
 
 import (
 	"io/fs"
 
 	"github.com/holdfast-vault/holdfast/immutability/durable"
-	"github.com/holdfast-vault/holdfast/immutability/durable/crashdisk"
 )
 
-// Disk passes everything on to the crashdisk inside, and calls Before first where that changes something.
+// Disk passes everything on to the disk inside, and calls Before first where that changes something.
 type Disk struct {
-	*crashdisk.Disk
+	durable.GuardedDisk
 	Before func()
 }
 
@@ -23,11 +22,11 @@ var _ durable.GuardedDisk = (*Disk)(nil)
 // Create calls Before and creates.
 func (d *Disk) Create(name string, perm fs.FileMode) (durable.File, error) {
 	d.Before()
-	return d.wrap(d.Disk.Create(name, perm))
+	return d.wrap(d.GuardedDisk.Create(name, perm))
 }
 
 // Append opens a file whose writes and syncs call Before.
-func (d *Disk) Append(name string) (durable.File, error) { return d.wrap(d.Disk.Append(name)) }
+func (d *Disk) Append(name string) (durable.File, error) { return d.wrap(d.GuardedDisk.Append(name)) }
 
 func (d *Disk) wrap(f durable.File, err error) (durable.File, error) {
 	if err != nil {
@@ -39,42 +38,48 @@ func (d *Disk) wrap(f durable.File, err error) (durable.File, error) {
 // Link calls Before and links.
 func (d *Disk) Link(oldname, newname string) error {
 	d.Before()
-	return d.Disk.Link(oldname, newname)
+	return d.GuardedDisk.Link(oldname, newname)
 }
 
 // Rename calls Before and renames.
 func (d *Disk) Rename(oldname, newname string) error {
 	d.Before()
-	return d.Disk.Rename(oldname, newname)
+	return d.GuardedDisk.Rename(oldname, newname)
 }
 
 // Remove calls Before and removes.
 func (d *Disk) Remove(name string) error {
 	d.Before()
-	return d.Disk.Remove(name)
+	return d.GuardedDisk.Remove(name)
 }
 
 // Mkdir calls Before and makes the directory.
 func (d *Disk) Mkdir(name string, perm fs.FileMode) error {
 	d.Before()
-	return d.Disk.Mkdir(name, perm)
+	return d.GuardedDisk.Mkdir(name, perm)
 }
 
 // SyncDir calls Before and syncs.
 func (d *Disk) SyncDir(name string) error {
 	d.Before()
-	return d.Disk.SyncDir(name)
+	return d.GuardedDisk.SyncDir(name)
 }
 
 // SetFlags calls Before and sets.
 func (d *Disk) SetFlags(name string, set, lift durable.Flags) error {
 	d.Before()
-	return d.Disk.SetFlags(name, set, lift)
+	return d.GuardedDisk.SetFlags(name, set, lift)
+}
+
+// Chmod calls Before and changes the permissions.
+func (d *Disk) Chmod(name string, perm fs.FileMode) error {
+	d.Before()
+	return d.GuardedDisk.Chmod(name, perm)
 }
 
 // Hold opens a file whose flags and syncs call Before.
 func (d *Disk) Hold(name string) (durable.Held, error) {
-	h, err := d.Disk.Hold(name)
+	h, err := d.GuardedDisk.Hold(name)
 	if err != nil {
 		return nil, err
 	}
