@@ -22,7 +22,7 @@ var units = []struct {
 }{
 	{"daemon", "holdfast.service", "/usr/local/bin/holdfast serve", "", 1.0, [2]string{"PrivateUsers=yes", "PrivateUsers=no"}},
 	{"daemon without a keeper", "holdfast.service", "/usr/local/bin/holdfast serve", "without-keeper.conf", 1.0, [2]string{"PrivateUsers=yes", "PrivateUsers=no"}},
-	{"keeper", "holdfast-keeper.service", "/usr/local/bin/holdfast-keeper --vault /var/lib/holdfast/vault", "", 0.5, [2]string{"PrivateNetwork=yes", "PrivateNetwork=no"}},
+	{"keeper", "holdfast-keeper.service", "/usr/local/bin/holdfast-keeper --vault /var/lib/holdfast/vault --policy /etc/holdfast/keeper/policy.json", "", 0.5, [2]string{"PrivateNetwork=yes", "PrivateNetwork=no"}},
 }
 
 // need skips the test for want of something; with HOLDFAST_REQUIRE_ALL=1 that is a failure.
@@ -241,7 +241,7 @@ func TestUserAndDirectoriesAreMade(t *testing.T) {
 		uid  int
 		mode os.FileMode
 	}{
-		"etc/holdfast": {0, 0o750}, "etc/holdfast/sources.d": {0, 0o750}, "etc/holdfast/keys": {0, 0o750}, "run/holdfast-root": {0, 0o755},
+		"etc/holdfast": {0, 0o750}, "etc/holdfast/sources.d": {0, 0o750}, "etc/holdfast/keys": {0, 0o750}, "etc/holdfast/keeper": {0, 0o750}, "run/holdfast-root": {0, 0o755},
 		"var/lib/holdfast": {0, 0o750}, "var/lib/holdfast/vault": {id("holdfast-keeper"), 0o750}, "var/lib/holdfast/work": {id("holdfast"), 0o700},
 		"run/holdfast-keeper": {id("holdfast-keeper"), 0o750},
 	} {

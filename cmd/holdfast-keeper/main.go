@@ -32,8 +32,8 @@ const defaultSocket = "/run/holdfast-keeper/socket"
 const usageText = `holdfast-keeper keeps the files of a holdfast vault: it makes them final, and it alone may remove them, by the
 ledger and by its clock. The daemon (holdfast serve) asks it through a socket and needs no right to a file of the vault.
 
-  holdfast-keeper --vault DIR [--socket PATH] [--user NAME] [--accept-weaker-protection]
-        run; systemd does it: holdfast-keeper.service. SIGTERM ends it and loses nothing, SIGHUP says how it is
+  holdfast-keeper --vault DIR [--socket PATH] [--user NAME] [--policy FILE] [--accept-weaker-protection]
+        run; systemd does it: holdfast-keeper.service. SIGTERM ends it and loses nothing, SIGHUP has it read FILE again
   holdfast-keeper status  [--socket PATH]
         what the running keeper holds, and whether anything is wrong with it; as the keeper's own user
   holdfast-keeper keyring [--socket PATH] [--reason TEXT] FILE
@@ -45,6 +45,8 @@ ledger and by its clock. The daemon (holdfast serve) asks it through a socket an
   --socket PATH    where the daemon finds the keeper (` + defaultSocket + `); its directory belongs to the keeper and
                    lets nobody in but the group. Beside it lies "operator", for status and keyring
   --user NAME      the daemon's user, by name or number (holdfast); nobody else is answered, root included
+  --policy FILE    what locks are made of, as JSON in the form of the ledger's policy records; what is tighter than the
+                   policy in force applies with a record, what is looser is refused and said. No FILE there: nothing said
   --accept-weaker-protection
                    run also where sealed files cannot be made immutable, or where somebody else could rename a directory
                    above the vault
@@ -92,6 +94,7 @@ func usage(format string, args ...any) error { return &usageError{fmt.Sprintf(fo
 // options are what the command line says.
 type options struct {
 	vault, socket, user string
+	policy              string
 	acceptWeaker        bool
 	reason              string
 }
@@ -133,6 +136,7 @@ func parse(command string, args []string) (*options, []string, error) {
 	case "run":
 		fs.StringVar(&o.vault, "vault", "", "")
 		fs.StringVar(&o.user, "user", "holdfast", "")
+		fs.StringVar(&o.policy, "policy", "", "")
 		fs.BoolVar(&o.acceptWeaker, "accept-weaker-protection", false, "")
 		fs.StringVar(&o.socket, "socket", defaultSocket, "")
 	case "keyring":
@@ -147,8 +151,10 @@ func parse(command string, args []string) (*options, []string, error) {
 	if err := fs.Parse(args); err != nil {
 		return nil, nil, usage("%v", err)
 	}
-	if o.socket != "" && !filepath.IsAbs(o.socket) {
-		return nil, nil, usage("--socket %q is not an absolute path", o.socket)
+	for flag, path := range map[string]string{"vault": o.vault, "socket": o.socket, "policy": o.policy} {
+		if path != "" && !filepath.IsAbs(path) {
+			return nil, nil, usage("--%s %q is not an absolute path", flag, path)
+		}
 	}
 	return o, fs.Args(), nil
 }

@@ -20,7 +20,7 @@ func keeperMain(t *testing.T, args ...string) (code int, out, errs string) {
 func TestCommandLineMistakesAreUsage(t *testing.T) {
 	for _, args := range [][]string{
 		{}, {"--vault"}, {"--vault", "relative"}, {"--no-such-flag"}, {"--vault", "/v", "more"}, {"nonsense"},
-		{"--vault", "/v", "--socket", "relative"}, {"status", "more"}, {"status", "--vault", "/v"}, {"keyring"}, {"keyring", "a", "b"}, {"version", "--vault", "/v"},
+		{"--vault", "/v", "--socket", "relative"}, {"--vault", "/v", "--policy", "relative"}, {"status", "more"}, {"status", "--vault", "/v"}, {"keyring"}, {"keyring", "a", "b"}, {"version", "--vault", "/v"},
 	} {
 		code, out, errs := keeperMain(t, args...)
 		if code != exitUsage || out != "" || !strings.HasSuffix(errs, "see: holdfast-keeper -h\n") {
@@ -35,7 +35,7 @@ func TestHelpNamesEveryFlagAndExitCode(t *testing.T) {
 		if code != exitDone || errs != "" {
 			t.Fatalf("%d %q", code, errs)
 		}
-		for _, must := range []string{"--vault", "--socket", "--user", "--accept-weaker-protection", "status", "keyring", "version", "0 done; 1 failed", "4 damage", "SIGTERM", "SIGHUP"} {
+		for _, must := range []string{"--vault", "--socket", "--user", "--policy", "--accept-weaker-protection", "status", "keyring", "version", "0 done; 1 failed", "4 damage", "SIGTERM", "SIGHUP"} {
 			if !strings.Contains(out, must) {
 				t.Errorf("%q does not tell of %s", args, must)
 			}

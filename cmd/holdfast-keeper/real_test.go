@@ -394,6 +394,50 @@ func (m *machine) as(uid int, args ...string) error {
 	return nil
 }
 
+// Whoever edits the keeper's settings can make locks longer and not shorter; a mistake in them changes nothing.
+func TestSettingsOfARealKeeperOnlyTighten(t *testing.T) {
+	m := newMachine(t)
+	m.found()
+	file := filepath.Join(m.run, "policy.json")
+	write := func(text string) { must(t, os.WriteFile(file, []byte(text), 0o644)) }
+	write(`{"min_s": 600}`)
+	p := m.keeper("--policy", file)
+	lines := func() int {
+		b, err := os.ReadFile(filepath.Join(m.vault, "ledger", "000001.jsonl"))
+		must(t, err)
+		return bytes.Count(b, []byte("\n"))
+	}
+	reload := func() {
+		must(t, p.cmd.Process.Signal(syscall.SIGHUP))
+		p.awaits("RELOADING=1")
+		p.awaits("READY=1")
+	}
+	before := lines()
+	if before < 2 {
+		t.Errorf("%d records: the tighter minimum has none", before)
+	}
+	for harm, text := range map[string]string{"looser": `{"min_s": 30}`, "a mistake": `{"min_s": "soon"}`, "unknown": `{"minimum": 700}`} {
+		write(text)
+		reload()
+		if n := lines(); n != before {
+			t.Errorf("%s: %d records, before %d", harm, n, before)
+		}
+	}
+	write(`{"min_s": 900}`)
+	reload()
+	if n := lines(); n != before+1 {
+		t.Errorf("%d records after a tighter minimum, before %d", n, before)
+	}
+	if said := p.errs.String(); !strings.Contains(said, "not followed") || !strings.Contains(said, "not taken") {
+		t.Errorf("nothing is said of it:\n%s", said)
+	}
+	if code := p.stop(); code != exitDone {
+		t.Errorf("exit code %d", code)
+	}
+	write(`{"min_s": "soon"}`)
+	m.refused("with a mistake in its settings", keeperCaps, m.keeperArgs("--policy", file), "line 1")
+}
+
 // People reach their keeper as its user, and nobody else does.
 func TestOperatorsOfARealKeeper(t *testing.T) {
 	m := newMachine(t)

@@ -56,8 +56,6 @@ func (o *options) run(ctx context.Context, rest []string, errs io.Writer) (err e
 		return usage("%q is too much", rest)
 	case o.vault == "":
 		return usage("which vault? give --vault DIR")
-	case !filepath.IsAbs(o.vault):
-		return usage("--vault %q is not an absolute path", o.vault)
 	}
 	k := &house{o: o, log: slog.New(slog.NewTextHandler(errs, nil)), notify: notifier(os.Getenv("NOTIFY_SOCKET"))}
 	if err := k.justified(); err != nil {
@@ -160,8 +158,8 @@ func (k *house) found(ctx context.Context, o worm.InitOptions) (*worm.Store, err
 		return nil, err
 	}
 	k.log.Info("made a vault", "vault", o.Vault, "verifier", verifier)
-	if err := k.attack(ctx, store); err != nil {
-		k.log.Warn("the protection could not be tried", "error", err.Error())
+	if err := errors.Join(k.attack(ctx, store), k.adopt(ctx, store)); err != nil {
+		k.log.Warn("the vault is made; the next start tries the rest again", "error", err.Error())
 	}
 	return store, nil
 }
@@ -170,7 +168,7 @@ const weakerFlag = "start holdfast-keeper with --accept-weaker-protection"
 
 // examine finds out which protection holds, and refuses to promise more.
 func (k *house) examine(ctx context.Context, store *worm.Store) error {
-	if err := k.attack(ctx, store); err != nil {
+	if err := errors.Join(k.attack(ctx, store), k.adopt(ctx, store)); err != nil {
 		return err
 	}
 	return level.Suffices(store.Policy().Mode == ledger.Compliance, k.holds.level(), k.o.acceptWeaker, weakerFlag)
@@ -300,11 +298,8 @@ func (k *house) tend(ctx context.Context, told <-chan os.Signal, failed chan err
 			failed <- err // for serve, which ends with it
 			return
 		case <-told:
-			k.notify.reloading()
-			k.look()
+			k.reload(ctx)
 			said = k.how()
-			k.log.Info("asked how it is", "status", said)
-			k.notify.ready(said)
 		case <-daily.C:
 			k.attackAgain(ctx)
 		case <-tick.C:
@@ -315,6 +310,19 @@ func (k *house) tend(ctx context.Context, told <-chan os.Signal, failed chan err
 			}
 		}
 	}
+}
+
+// reload reads the settings again. With a mistake in them what is in force stays.
+func (k *house) reload(ctx context.Context) {
+	k.notify.reloading()
+	if store := k.store(); store != nil {
+		if err := k.adopt(ctx, store); err != nil {
+			k.log.Error("the settings are not taken; what is in force stays", "error", err.Error())
+		}
+	}
+	k.look()
+	k.log.Info("read the settings again", "status", k.how())
+	k.notify.ready(k.how())
 }
 
 // attackAgain tries the protection of a keeper that runs, which goes on whatever comes of it: locks go on being given.
@@ -333,9 +341,6 @@ func (k *house) look() {
 	store := k.store()
 	if store == nil {
 		return
-	}
-	if k.holds.level() < level.Flag && k.guarded && k.exposed == nil {
-		k.log.Warn("the protection is weak", "level", k.holds.level(), "what", strings.Join(k.holds.found(), "; "))
 	}
 	if pending := store.Settle(); pending > 0 {
 		k.log.Warn("published files lack their record; the next one writes it", "files", pending)

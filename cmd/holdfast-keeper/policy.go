@@ -1,0 +1,44 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+
+	"github.com/holdfast-vault/holdfast/immutability/policy"
+	"github.com/holdfast-vault/holdfast/immutability/worm"
+)
+
+// settings reads the keeper's own file. One that is not there says nothing: what is in force is the ledger's.
+func (k *house) settings() (policy.Settings, error) {
+	if k.o.policy == "" {
+		return policy.Settings{}, nil
+	}
+	s, err := policy.Load(k.o.policy)
+	if errors.Is(err, fs.ErrNotExist) {
+		k.log.Info("there is no file of settings; the ledger's policy stays", "file", k.o.policy)
+		return policy.Settings{}, nil
+	}
+	return s, err
+}
+
+// adopt puts what is tighter into force, with a record, or takes back a change that is fresh, and says what is not followed.
+func (k *house) adopt(ctx context.Context, store *worm.Store) error {
+	said, err := k.settings()
+	if err != nil {
+		return err
+	}
+	changed, refused, err := store.Adopt(ctx, said.Policy, "holdfast-keeper --policy "+k.o.policy)
+	if err != nil {
+		return fmt.Errorf("settings: %w", err)
+	}
+	for _, r := range refused {
+		k.log.Warn("looser than what is in force, and not followed", "what", r.String())
+	}
+	if changed {
+		k.log.Info("the settings changed the policy in force", "mode", store.Policy().Mode, "default_s", store.Policy().DefaultSeconds,
+			"min_s", store.Policy().MinSeconds, "max_s", store.Policy().MaxSeconds)
+	}
+	return nil
+}
