@@ -94,6 +94,13 @@ func violations(all []pkg) (bad []string) {
 				}
 			}
 		}
+		for _, c := range confined {
+			for _, path := range p.Deps {
+				if to, is := ours(path); is && from == c.program && !slices.Contains(c.reaches, to) {
+					say("%s reaches %s: %s", from, to, c.why)
+				}
+			}
+		}
 		if len(p.GoFiles) > 0 && !commented(p) {
 			say("%s has no package comment of one sentence: it has %q", from, p.Doc)
 		}
@@ -242,6 +249,7 @@ func TestCrookedHousesAreSeen(t *testing.T) {
 		"it belongs to metrics":  one("puller", "github.com/prometheus/client_golang/prometheus"),
 		"no rim":                 one("vault", "example.com/anything"),
 		"reaches":                {ImportPath: module + "/vault/door", Name: "x", Doc: doc, GoFiles: []string{"x.go"}, Deps: []string{module + "/immutability/worm"}},
+		"shares only decoders":   {ImportPath: module + "/cmd/holdfast-fsck", Name: "main", Doc: doc, GoFiles: []string{"x.go"}, Deps: []string{module + "/immutability/ledger"}},
 		"no package comment":     {ImportPath: module + "/vault", Name: "vault", Doc: "Package x does.", GoFiles: []string{"x.go"}},
 		"the tests of":           {ImportPath: module + "/vault", Name: "vault", TestImports: []string{module + "/metrics"}},
 	} {

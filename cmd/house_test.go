@@ -39,6 +39,8 @@ var rooms = []arrow{
 	{"immutability/ledger", "immutability/clock", "records carry stamps"},
 	{"immutability/ledger", "immutability/durable", "files"},
 	{"immutability/witness", "immutability/durable", "what a witness cosigned is never forgotten"},
+	{"immutability/fsck", "immutability/audit", "checkpoints and tree hashes are read by the code that shares nothing with their writer"},
+	{"immutability/fsck", "immutability/reliance", "which packs a snapshot relies on stands in its open head"},
 	{"immutability/clock", "immutability/durable", "the credited running time is kept in a file"},
 
 	{"vault", "vault/chunk", "a session cuts and names chunks"},
@@ -102,6 +104,16 @@ var unreachable = []arrow{
 	{"cmd/holdfast-keeper", "config", "the privileged process takes no configuration of the daemon's"},
 }
 
+// confined programs reach these packages of ours and no other, not even through others.
+var confined = []struct {
+	program string
+	reaches []string
+	why     string
+}{
+	{"cmd/holdfast-fsck", []string{"immutability/fsck", "immutability/audit", "immutability/reliance", "vault/chunk", "vault/keys", "vault/pack", "vault/snapshot"},
+		"it checks what ledger, worm, keeper, vault and index wrote, and shares only decoders that write nothing"},
+}
+
 // forTests are packages that no program links.
 var forTests = map[string]string{
 	"immutability/durable/crashdisk":   "a disk that fails",
@@ -123,7 +135,7 @@ var rims = []struct {
 	{"github.com/dgraph-io", []string{"vault/index"}, "Badger is a cache that can be thrown away"},
 	{"google.golang.org/protobuf", []string{"vault/index"}, "Badger's own tables, for its check"},
 	{"github.com/klauspost", []string{"vault/pack"}, "compression and parity are parts of the pack format"},
-	{"github.com/RoaringBitmap", []string{"immutability/keeper", "immutability/reliance", "immutability/worm", "vault", "vault/index", "vault/snapshot"}, "sets of packs"},
+	{"github.com/RoaringBitmap", []string{"immutability/fsck", "immutability/keeper", "immutability/reliance", "immutability/worm", "vault", "vault/index", "vault/snapshot", "cmd/holdfast-fsck"}, "sets of packs"},
 	{"golang.org/x/mod", []string{"immutability/ledger", "immutability/witness"}, "Merkle tree and signed notes"},
 	{"github.com/pkg/sftp", []string{"puller/remote", "puller/throwaway", "vault/door"}, "the client in the first, the server in the others"},
 	{"golang.org/x/crypto", []string{"puller/remote", "puller/throwaway", "puller/hostile", "puller/sshdtest", "vault/door", "cmd/holdfast"}, "SSH; in cmd for keys and fingerprints"},
@@ -134,7 +146,7 @@ var rims = []struct {
 	{"github.com/spf13", []string{"cmd/holdfast"}, "the command line"},
 	{"github.com/coreos/go-systemd", []string{"cmd/holdfast"}, "saying that the daemon is ready"},
 	{"golang.org/x/term", []string{"cmd/holdfast"}, "asking for confirmation"},
-	{"golang.org/x/sys", []string{"immutability/durable", "immutability/clock", "immutability/level", "vault/restore", "vault/door", "vault/index", "cmd/holdfast", "cmd/holdfast-keeper", "bench/corpus", "bench/lab"}, "what the kernel offers beyond the standard library"},
+	{"golang.org/x/sys", []string{"immutability/durable", "immutability/clock", "immutability/fsck", "immutability/level", "vault/restore", "vault/door", "vault/index", "cmd/holdfast", "cmd/holdfast-keeper", "bench/corpus", "bench/lab"}, "what the kernel offers beyond the standard library"},
 	{"golang.org/x/sync", nil, "anywhere: goroutines tied to a scope"},
 	{"golang.org/x/time", nil, "anywhere: rates"},
 	{"golang.org/x/text", nil, "anywhere: Unicode"},

@@ -156,6 +156,8 @@ func (h *history) take(r *record) {
 		h.takeIntent(r, b, p)
 	case *doneBody:
 		h.takeDone(r, b)
+	case *clockBody:
+		h.takeClock(r, b)
 	default:
 		h.r.Unknown[r.kind]++
 	}
@@ -304,6 +306,9 @@ func (h *history) takeExtend(r *record, b *extendBody) {
 }
 
 func (h *history) takeIntent(r *record, b *intentBody, p place) {
+	if len(b.snapshots) > 0 && h.clock.stopped {
+		h.wrong(r, KindLock, "it removes snapshots while the wall clock was shifted, when nothing expires")
+	}
 	leaving := map[string]bool{}
 	for _, id := range b.snapshots {
 		leaving[id] = true

@@ -162,8 +162,15 @@ func (l *look) signer(b []byte) error {
 	return nil
 }
 
-// clockSlack is by how much credited time may run ahead of the wall clock: what a shift may have that stops nothing, and an hour.
-const clockSlack = 25 * time.Hour
+const (
+	// clockSlack is by how much credited time may run ahead of the wall clock: what a shift may have that stops nothing, and
+	// an hour.
+	clockSlack = 25 * time.Hour
+	// clockAhead is how far the state may be ahead of the newest record: a record is written each day.
+	clockAhead = 7 * 24 * time.Hour
+	// clockBehind is how far it may be behind it before a person is told.
+	clockBehind = time.Hour
+)
 
 // clock checks the clock's state. What it credits beyond the newest record cannot be more than the wall clock went on,
 // unless it says itself that the wall clock moved.
@@ -177,11 +184,16 @@ func (l *look) clock(b []byte) error {
 	}
 	o := readObject(line)
 	format, running, wall := o.number("format"), o.number("running_ns"), o.moment("wall")
+	if format == 2 {
+		if of := o.text("vault"); o.err == nil && of != l.h.init.vault {
+			return fmt.Errorf("it is the clock of vault %q", of)
+		}
+	}
 	shifted := o.has("shift") && string(o.of["shift"]) != "null"
 	switch {
 	case o.err != nil:
 		return o.err
-	case format != 1:
+	case format != 1 && format != 2:
 		return fmt.Errorf("format %d: written by a newer release of holdfast", format)
 	case running < 0:
 		return fmt.Errorf("a running time of %d ns", running)
@@ -189,11 +201,13 @@ func (l *look) clock(b []byte) error {
 	last := l.h.last
 	gained := running/int64(time.Second) - last.Running
 	passed := int64(wall.Sub(last.Wall) / time.Second)
-	if gained > max(passed, 0)+int64(clockSlack/time.Second) {
-		if !shifted && passed >= 0 {
-			return fmt.Errorf("it credits %d s of running time since the newest record, and the wall clock went on by %d s: it was changed, so that locks would end early", gained, passed)
-		}
-		l.r.note(KindClock, clockFile, "it credits %d s of running time since the newest record, while the wall clock moved by %d s", gained, passed)
+	switch {
+	case gained > int64(clockAhead/time.Second):
+		return fmt.Errorf("it credits %d s of running time since the newest record, and there is a record for each day: it was changed, so that locks would end early, or the ledger is an older one", gained)
+	case gained > max(passed, 0)+int64(clockSlack/time.Second) && !shifted && passed >= 0:
+		return fmt.Errorf("it credits %d s of running time since the newest record, and the wall clock went on by %d s: it was changed, so that locks would end early", gained, passed)
+	case gained < -int64(clockBehind/time.Second):
+		l.r.note(KindClock, clockFile, "it is %d s of running time behind the newest record: an older one was put back; counting goes on from the record", -gained)
 	}
 	if shifted {
 		l.r.note(KindClock, clockFile, "it says that the wall clock moved by more than a day: nothing expires until that is settled")

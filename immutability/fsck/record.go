@@ -88,6 +88,10 @@ type (
 		intent uint64
 		files  []string
 	}
+	clockBody struct {
+		event, detail     string
+		off, moved, times int64
+	}
 )
 
 const (
@@ -198,6 +202,9 @@ var bodies = map[string]func(*object) any{
 			}
 		}
 		return b
+	},
+	"clock": func(o *object) any {
+		return &clockBody{event: o.text("event"), detail: o.text("detail"), off: o.number("off_s"), moved: o.number("moved_s"), times: o.number("times")}
 	},
 	"done": func(o *object) any { return &doneBody{intent: o.count("intent"), files: o.texts("files")} },
 }

@@ -6,14 +6,28 @@ import (
 )
 
 // shiftTold is how far the wall clock must move against the running time before a person is told.
-const shiftTold = time.Hour
+const shiftTold = 10 * time.Minute
 
 // stamps follows the vault's clocks from record to record.
 type stamps struct {
-	boots map[string]bool
+	boots   map[string]bool
+	stopped bool // the newest of "stopped" and "resumed" is the first
 }
 
-func newStamps() stamps { return stamps{map[string]bool{}} }
+func newStamps() stamps { return stamps{boots: map[string]bool{}} }
+
+// takeClock follows a record of what the clocks did to each other. It is told, and judged by nobody here.
+func (h *history) takeClock(r *record, b *clockBody) {
+	switch b.event {
+	case "stopped":
+		h.clock.stopped = true
+	case "resumed":
+		h.clock.stopped = false
+	case "ran":
+		return
+	}
+	h.r.note(KindClock, fmt.Sprintf("record %d (%s)", r.seq, r.where()), "%s: the wall clock was %d s ahead of what it should show, and had moved by %d s: %s", b.event, b.off, b.moved, b.detail)
+}
 
 // stamp holds a record's moment against the one before. Credited running time never goes back; the wall clock may have
 // been corrected, which is told and judged by nobody here.
