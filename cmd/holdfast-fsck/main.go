@@ -219,9 +219,9 @@ func (q *question) look(ctx context.Context, errs io.Writer) (*report, error) {
 
 // progress says now and then how far the reading is, on a terminal and in a log alike.
 func progress(errs io.Writer) func(done, total int) {
-	var last time.Time
+	last := time.Now()
 	return func(done, total int) {
-		if now := time.Now(); done > 0 && now.Sub(last) > 10*time.Second {
+		if now := time.Now(); now.Sub(last) > 10*time.Second {
 			last = now
 			fmt.Fprintf(errs, "%d of %d packs read\n", done, total)
 		}
