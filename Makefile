@@ -1,5 +1,5 @@
 # make test      all checks and all tests, with the tools that they need installed first (Debian; root or sudo)
-# make build     bin/holdfast, bin/holdfast-keeper and bin/holdfast-verify, one static file each
+# make build     bin/holdfast, bin/holdfast-keeper, bin/holdfast-verify and bin/holdfast-fsck, one static file each
 # make install   programs, units, users and directories (root); DESTDIR and PREFIX as usual
 # make million   a million entries pulled, listed and restored, with the peak memory of each
 # make index-growth    what a look-up, opening and memory of the index cost at 1, 10 and 50 million chunks; SCRATCH has 10 GB free
@@ -31,11 +31,13 @@ build:
 	CGO_ENABLED=0 $(GO) build -trimpath -o bin/holdfast ./cmd/holdfast
 	CGO_ENABLED=0 $(GO) build -trimpath -o bin/holdfast-keeper ./cmd/holdfast-keeper
 	CGO_ENABLED=0 $(GO) build -trimpath -o bin/holdfast-verify ./cmd/holdfast-verify
+	CGO_ENABLED=0 $(GO) build -trimpath -o bin/holdfast-fsck ./cmd/holdfast-fsck
 
 install: build
 	install -D -m 0755 bin/holdfast $(DESTDIR)$(PREFIX)/bin/holdfast
 	install -D -m 0755 bin/holdfast-keeper $(DESTDIR)$(PREFIX)/bin/holdfast-keeper
 	install -D -m 0755 bin/holdfast-verify $(DESTDIR)$(PREFIX)/bin/holdfast-verify
+	install -D -m 0755 bin/holdfast-fsck $(DESTDIR)$(PREFIX)/bin/holdfast-fsck
 	install -d $(DESTDIR)$(PREFIX)/lib/systemd/system $(DESTDIR)$(PREFIX)/share/doc/holdfast
 	for unit in holdfast holdfast-keeper; do \
 		sed 's#/usr/local/bin/holdfast#$(PREFIX)/bin/holdfast#' systemd/$$unit.service > $(DESTDIR)$(PREFIX)/lib/systemd/system/$$unit.service; \
