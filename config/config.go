@@ -54,11 +54,13 @@ type Config struct {
 	Vault     string // directory of the vault; "" when not given
 	UnlockKey string // file of the unlock identity; "" when not given
 	Lock      Lock
-	Bandwidth Timetable // of all sources together
-	Memory    int64     // bytes that a pull may use; 0: DefaultMemory
-	Metrics   Metrics
-	Door      Door
-	Sources   []Source // those of the file in its order, then those of sources.d by name
+	// AcceptWeaker says in writing that locks of mode compliance may stand where sealed files can be removed after all.
+	AcceptWeaker bool
+	Bandwidth    Timetable // of all sources together
+	Memory       int64     // bytes that a pull may use; 0: DefaultMemory
+	Metrics      Metrics
+	Door         Door
+	Sources      []Source // those of the file in its order, then those of sources.d by name
 }
 
 // Lock is the policy for locks: what a snapshot is born with, and the bounds for what may be asked.

@@ -21,6 +21,7 @@ type rawConfig struct {
 	Vault     value       `yaml:"vault"`
 	UnlockKey value       `yaml:"unlock_key"`
 	Lock      rawLock     `yaml:"lock"`
+	Weaker    value       `yaml:"accept_weaker_protection"`
 	Bandwidth rawLines    `yaml:"bandwidth"`
 	Memory    value       `yaml:"memory"`
 	Metrics   rawMetrics  `yaml:"metrics"`

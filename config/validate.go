@@ -70,6 +70,7 @@ func parseMain(file string, data []byte) (*reader, error) {
 	r.config.Vault = r.path(p, raw.Vault)
 	r.config.UnlockKey = r.path(p, raw.UnlockKey)
 	r.policy(p, raw.Lock)
+	r.config.AcceptWeaker = r.choice(p, raw.Weaker, []string{"true", "false"}, "false") == "true"
 	r.config.Bandwidth = r.timetable(p, raw.Bandwidth)
 	r.config.Memory = r.memory(p, raw.Memory)
 	r.config.Metrics.Listen = r.address(p, raw.Metrics.Listen)

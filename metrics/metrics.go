@@ -8,6 +8,7 @@ package metrics
 
 import (
 	"math"
+	"slices"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -72,6 +73,7 @@ type VaultState struct {
 	LedgerRoot   string           // the Merkle root at that size, base64 as in the checkpoint
 	CosignedSize uint64           // leaves that the newest cosigned checkpoint covers; 0 if there is none
 	LastCosigned time.Time        // when a witness cosigned it, as it claims; zero if none did
+	Protection   string           // the level that holds, one of the words of Levels; any other is not known
 	Packs        uint64           // sealed and not removed
 	PackBytes    uint64
 	DeadBytes    uint64 // of these, what no current snapshot uses
@@ -164,6 +166,7 @@ var (
 	cosignedSize = gauge("ledger_cosigned_size", "Records that the newest checkpoint covers which a witness cosigned; 0 if none did.")
 	lastCosigned = gauge("ledger_last_cosignature_timestamp_seconds", "When a witness cosigned the ledger last, as the witness says; absent if none did.")
 	cosignLag    = gauge("ledger_cosign_lag_records", "Records of the ledger that no witness has cosigned yet.")
+	protection   = gauge("protection_level", "Whether the sealed files have at least this protection, found out by trying to break it: 1 or 0; absent while nobody has tried.", "level")
 	packs        = gauge("packs", "Sealed packs in the vault.")
 	packBytes    = gauge("pack_bytes", "Bytes of the sealed packs.")
 	deadBytes    = gauge("pinned_dead_bytes", "Bytes of the sealed packs that the newest snapshots do not use: locks keep them, or they wait for their evacuation.")
@@ -178,7 +181,7 @@ var (
 
 	bySource = []series{lastSuccess, lastAttempt, rpoAge, pullDuration, pullFiles, pullRead, pullNew, pullStored, pullPartial, errorsTotal,
 		running, runBegan, runFiles, runAllFiles, runDone, runAll, runRead, runRate, runNew, runKnown, runLeft}
-	ofVault = []series{locks, nextExpiry, ledgerSize, ledgerRoot, cosignedSize, lastCosigned, cosignLag, packs, packBytes, deadBytes, dedupRatio, compression,
+	ofVault = []series{locks, nextExpiry, ledgerSize, ledgerRoot, cosignedSize, lastCosigned, cosignLag, protection, packs, packBytes, deadBytes, dedupRatio, compression,
 		clockShifted, clockOff, clockRunning, clockLate, corrections, buildInfo}
 )
 
@@ -300,6 +303,7 @@ func (p page) vault(v VaultState) {
 	if !v.LastCosigned.IsZero() {
 		p.put(lastCosigned, seconds(v.LastCosigned))
 	}
+	p.protection(v.Protection)
 	p.put(packs, float64(v.Packs))
 	p.put(packBytes, float64(v.PackBytes))
 	p.put(deadBytes, float64(v.DeadBytes))
@@ -320,6 +324,25 @@ func (p page) clock(c Clock) {
 	p.put(clockRunning, c.Running.Seconds())
 	p.put(clockLate, c.Late.Seconds())
 	p.put(corrections, float64(c.Corrections))
+}
+
+// Levels are the words for the protection that sealed files have, the weakest first. Each holds what those before it hold,
+// so a series that goes from 1 to 0 is a protection that was lost, whichever it is. The first means none and has no series.
+var Levels = []string{"none", "ownership", "immutable flag", "witnessed"}
+
+// protection puts a series for each level that could hold.
+func (p page) protection(holds string) {
+	at := slices.Index(Levels, holds)
+	if at < 0 {
+		return
+	}
+	for i, word := range Levels[1:] {
+		v := 0.0
+		if i+1 <= at {
+			v = 1
+		}
+		p.put(protection, v, word)
+	}
 }
 
 // seconds is a Unix time, 0 for never.

@@ -58,7 +58,8 @@ func sample() fixed {
 		vault: VaultState{
 			Locks:      map[string]Locks{"governance": {Running: 3, NextExpiry: noon.Add(24 * time.Hour)}},
 			LedgerSize: 17, LedgerRoot: "47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU=", CosignedSize: 15, LastCosigned: noon.Add(-2 * time.Hour),
-			Packs: 4, PackBytes: 500_000_000, DeadBytes: 120_000_000, LogicalBytes: 3000, UniqueBytes: 1000, StoredBytes: 400,
+			Protection: "immutable flag",
+			Packs:      4, PackBytes: 500_000_000, DeadBytes: 120_000_000, LogicalBytes: 3000, UniqueBytes: 1000, StoredBytes: 400,
 			Clock: &Clock{Shifted: true, Off: -90 * time.Minute, Running: 40 * 24 * time.Hour, Late: 36 * time.Hour, Corrections: 2},
 		},
 	}

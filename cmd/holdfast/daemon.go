@@ -21,8 +21,9 @@ import (
 // process makes, the vault from the store.
 type daemonState struct {
 	*metrics.Tracker
-	h   *host
-	log *slog.Logger
+	h          *host
+	log        *slog.Logger
+	protection *protection // nil for nobody tries
 }
 
 func newDaemonState(ctx context.Context, h *host, log *slog.Logger) (*daemonState, error) {
@@ -89,6 +90,10 @@ func (d *daemonState) Vault() metrics.VaultState {
 			s.CosignedSize = c.Size
 		}
 		s.LastCosigned, _ = witness.LastCosigned(cosigned)
+	}
+	if d.protection != nil {
+		r, _, _ := d.protection.known()
+		s.Protection = r.Level.String()
 	}
 	for _, mode := range []ledger.Mode{ledger.Governance, ledger.Compliance} {
 		s.Locks[string(mode)] = metrics.Locks{}

@@ -18,6 +18,7 @@ import (
 	"github.com/holdfast-vault/holdfast/config"
 	"github.com/holdfast-vault/holdfast/immutability/durable"
 	"github.com/holdfast-vault/holdfast/immutability/ledger"
+	"github.com/holdfast-vault/holdfast/immutability/level"
 	"github.com/holdfast-vault/holdfast/vault"
 	"github.com/holdfast-vault/holdfast/vault/keys"
 )
@@ -120,7 +121,8 @@ func (a *app) initialPolicy() (ledger.Policy, error) {
 		p.MaxSeconds = int64(cfg.Lock.Max / time.Second)
 	}
 	p.MinSeconds = min(p.MinSeconds, p.DefaultSeconds)
-	return p, nil
+	// A vault that this process makes belongs to this process, which can therefore remove all of it.
+	return p, level.Suffices(wantsCompliance(cfg, p), level.None, cfg.AcceptWeaker, "accept_weaker_protection: true in holdfast.yaml")
 }
 
 func (a *app) newUnlockFile(id string) (string, error) {

@@ -31,6 +31,8 @@ var promised = []string{
 	`holdfast_lock_next_expiry_timestamp_seconds{mode="governance"}`,
 	`holdfast_ledger_size`,
 	`holdfast_ledger_root_info{root="`,
+	`holdfast_protection_level{level="ownership"}`,
+	`holdfast_protection_level{level="immutable flag"}`,
 	`holdfast_packs`,
 	`holdfast_pack_bytes`,
 	`holdfast_pinned_dead_bytes`,
@@ -114,6 +116,7 @@ func TestPrometheusCannotSeeTheVault(t *testing.T) {
 		`holdfast_source_last_success_timestamp_seconds{source="wrong"}`: 0,
 		`holdfast_locks{mode="governance"}`:                              1,
 		`holdfast_locks{mode="compliance"}`:                              0,
+		`holdfast_protection_level{level="ownership"}`:                   0,
 	} {
 		if got := value(t, page, series); got != want {
 			t.Errorf("%s is %g, want %g", series, got, want)

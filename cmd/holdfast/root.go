@@ -69,7 +69,7 @@ and gives them back. Production holds no credential for the vault.
 	}
 	r := restoreCommand(a)
 	r.GroupID = "back"
-	root.AddCommand(r, demoCommand(a), witnessCommand(a), versionCommand(a), exitCodesCommand(), manCommand(root))
+	root.AddCommand(r, doctorCommand(a), demoCommand(a), witnessCommand(a), versionCommand(a), exitCodesCommand(), manCommand(root))
 	return root
 }
 

@@ -47,6 +47,8 @@ type server struct {
 	gate   *door.Server
 	socket string
 
+	protection *protection
+
 	mu        sync.Mutex
 	scheduled map[string]bool // sources that a goroutine of the schedule looks after; guarded by mu
 }
@@ -61,10 +63,14 @@ func (a *app) serve(ctx context.Context) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, h.v.Close()) }()
-	s := &server{h: h, cfg: h.settings.config(), log: slog.New(slog.NewTextHandler(a.err, nil)), turns: make(chan struct{}, pullsAtOnce(a.memory(h.settings.config()))), scheduled: map[string]bool{}}
+	s := &server{h: h, cfg: h.settings.config(), log: slog.New(slog.NewTextHandler(a.err, nil)), turns: make(chan struct{}, pullsAtOnce(a.memory(h.settings.config()))), scheduled: map[string]bool{}, protection: &protection{}}
+	if err := s.probe(ctx); err != nil {
+		return err
+	}
 	if s.state, err = newDaemonState(ctx, h, s.log); err != nil {
 		return err
 	}
+	s.state.protection = s.protection
 	h.pulls = s.state
 	if s.gate, err = s.newGate(); err != nil {
 		return err
@@ -94,6 +100,10 @@ func (s *server) run(ctx context.Context) error {
 	}
 	g.Go(func() error { return s.schedule(ctx) })
 	g.Go(func() error { return s.watchClock(ctx) })
+	g.Go(func() error {
+		s.probeDaily(ctx)
+		return nil
+	})
 	told := make(chan os.Signal, 1)
 	signal.Notify(told, syscall.SIGHUP)
 	defer signal.Stop(told)
@@ -208,6 +218,7 @@ func (s *server) newGate() (*door.Server, error) {
 			c.Commands[v.name()] = v.command(nil)
 		}
 	}
+	c.Local[protectionCommand] = s.tellProtection
 	for _, u := range s.cfg.Door.Users {
 		user := door.User{Name: u.Name, Sources: u.Sources, Role: string(u.Role)}
 		for _, line := range u.Keys {

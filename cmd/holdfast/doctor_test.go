@@ -1,0 +1,165 @@
+package main
+
+import (
+	"encoding/json"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/holdfast-vault/holdfast/immutability/level"
+	"github.com/holdfast-vault/holdfast/metrics"
+	"github.com/holdfast-vault/holdfast/puller/sshdtest"
+)
+
+func (s *site) examine(t *testing.T) (doctorJSON, result) {
+	t.Helper()
+	r := s.run("doctor", "--json")
+	var j doctorJSON
+	if err := json.Unmarshal([]byte(r.out), &j); err != nil {
+		t.Fatalf("%v: %+v", err, r)
+	}
+	if j.Exit != r.code {
+		t.Errorf("it says %d and ends with %d", j.Exit, r.code)
+	}
+	return j, r
+}
+
+func (j doctorJSON) find(about string, s state) (all []finding) {
+	for _, f := range j.Findings {
+		if f.About == about && f.State == s {
+			all = append(all, f)
+		}
+	}
+	return all
+}
+
+// Doctor must not say that all is well because nobody looked, nor change what it looks at.
+func TestDoctorSaysWhatIsSo(t *testing.T) {
+	srv := sshdtest.Start(t, sshdtest.Options{})
+	s := initialised(t)
+	src := filepath.Join(t.TempDir(), "src")
+	writeTree(t, src, 51, 5, 1)
+	s.pull(srv, "web1", src)
+	s.write("holdfast.yaml", "vault: "+s.vault+"\nsources:\n"+sourceItem(srv, "web1", src))
+	before := everyName(t, s.vault)
+	j, _ := s.examine(t)
+	if len(j.find("protection", isNote)) != 1 || j.Protection.Level == level.Flag.String() {
+		t.Errorf("without a daemon it says of the protection %+v", j.Protection)
+	}
+	for _, about := range []string{"vault", "file system", "ledger", "files", "clock", "unlock key", "source web1"} {
+		if len(j.find(about, isWell)) != 1 {
+			t.Errorf("of %s it says %+v", about, j.Findings)
+		}
+	}
+	if after := everyName(t, s.vault); after != before {
+		t.Errorf("it changed the vault:\n%s\nwas\n%s", after, before)
+	}
+	d := s.serve()
+	j, _ = s.examine(t)
+	if j.Protection.Level != level.None.String() || len(j.find("got through", isNote)) < 10 || len(j.find("daemon", isWell)) != 1 {
+		t.Errorf("beside a daemon: %+v", j)
+	}
+	if !strings.Contains(d.said(), "msg=protection level=none") {
+		t.Errorf("the start does not say it:\n%s", d.said())
+	}
+	d.stop()
+	if left, err := os.ReadDir(filepath.Join(s.vault, "incoming")); err != nil || len(left) > 0 {
+		t.Errorf("the probe left %v %v", left, err)
+	}
+}
+
+func TestDoctorNamesWhatIsWrong(t *testing.T) {
+	for harm, c := range map[string]struct {
+		break_ func(s *site)
+		about  string
+		code   int
+	}{
+		"the unlock key is gone":    {func(s *site) { os.Remove(filepath.Join(s.dir, "unlock.key")) }, "unlock key", exitFailed},
+		"the unlock key is open":    {func(s *site) { os.Chmod(filepath.Join(s.dir, "unlock.key"), 0o644) }, "unlock key", exitPartial},
+		"the ledger is damaged":     {func(s *site) { damageByte(s.t, filepath.Join(s.vault, "ledger", "000001.jsonl"), 40) }, "files", exitDamage},
+		"anybody can rename it":     {func(s *site) { os.Chmod(s.dir, 0o777) }, "directories", exitPartial},
+		"there is no vault":         {func(s *site) { os.RemoveAll(s.vault) }, "vault", exitFailed},
+		"the configuration is":      {func(s *site) { s.write("holdfast.yaml", "vault: "+s.vault+"\nnonsense: 1\n") }, "config", exitFailed},
+		"a source was never pulled": {func(s *site) { s.enrolNowhere() }, "source web1", exitPartial},
+	} {
+		t.Run(harm, func(t *testing.T) {
+			s := initialised(t)
+			c.break_(s)
+			r := s.run("doctor")
+			if r.code != c.code || !strings.Contains(r.out, c.about) || !strings.Contains(r.out, "-> ") {
+				t.Errorf("exit %d, want %d and what to do about %s:\n%s%s", r.code, c.code, c.about, r.out, r.err)
+			}
+		})
+	}
+}
+
+func (s *site) enrolNowhere() {
+	s.t.Helper()
+	s.write("holdfast.yaml", "vault: "+s.vault+"\nsources:\n- name: web1\n  url: sftp://u@127.0.0.1:1/\n  identity: /no/such\n  host_key: ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIH0EoXou57Igp4awAG9alSKecD76qaYVfSu/89iU5Oa9\n")
+}
+
+func damageByte(t testing.TB, file string, at int64) {
+	t.Helper()
+	f, err := os.OpenFile(file, os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	b := make([]byte, 1)
+	if _, err := f.ReadAt(b, at); err != nil {
+		t.Fatal(err)
+	}
+	b[0] ^= 1
+	if _, err := f.WriteAt(b, at); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// everyName is every name below a directory with its size and time.
+func everyName(t testing.TB, dir string) string {
+	t.Helper()
+	var b strings.Builder
+	err := filepath.Walk(dir, func(name string, info os.FileInfo, err error) error {
+		if err == nil {
+			b.WriteString(name + " " + info.Mode().String() + " " + info.ModTime().String() + "\n")
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b.String()
+}
+
+// A promise that cannot be kept must not be made.
+func TestComplianceIsRefusedWhereTheDaemonOwnsTheFiles(t *testing.T) {
+	s := newSite(t)
+	policy := "vault: " + s.vault + "\nlock: {mode: compliance, for: 30d}\n"
+	s.write("holdfast.yaml", policy)
+	init := []string{"init", "--recovery-out", filepath.Join(s.dir, "recovery.key")}
+	if r := s.run(init...); r.code == exitDone || !strings.Contains(r.err, "accept_weaker_protection") {
+		t.Fatalf("%+v", r)
+	}
+	if _, err := os.Stat(s.vault); err == nil {
+		t.Error("it made something")
+	}
+	s.write("holdfast.yaml", policy+"accept_weaker_protection: true\n")
+	s.must(init...)
+	s.serve().stop()
+	s.write("holdfast.yaml", policy)
+	if r := s.run("serve"); r.code != exitFailed || !strings.Contains(r.err, "accept_weaker_protection") || !strings.Contains(r.err, "keeper") {
+		t.Errorf("%+v", r)
+	}
+	if r := s.run("doctor"); r.code == exitDone {
+		t.Errorf("%+v", r)
+	}
+}
+
+func TestMetricsKnowEveryLevel(t *testing.T) {
+	for i, word := range metrics.Levels {
+		if l := level.Parse(word); l != level.None+level.Level(i) {
+			t.Errorf("%q is %v", word, l)
+		}
+	}
+}
