@@ -70,6 +70,10 @@ func (p *peer) ask(ctx context.Context, k Kind, m body) (body, error) {
 		return p.extend(ctx, m)
 	case *Claim:
 		return p.claim(m)
+	case *Checkpoint:
+		return &Nothing{}, store.Cosigned(context.WithoutCancel(ctx), m.Note)
+	case *NewOrigin:
+		return p.newOrigin(ctx, m)
 	case *Keyring:
 		return &Nothing{}, store.SetKeyring(ctx, m.Keyring, m.Reason)
 	}
@@ -355,7 +359,7 @@ func failure(err error) *Failure {
 		f.Code = Full
 	case errors.Is(err, ledger.ErrBroken):
 		f.Code = Unknown
-	case errors.Is(err, ledger.ErrForeign):
+	case errors.Is(err, ledger.ErrForeign), errors.Is(err, ledger.ErrBehind):
 		f.Code = Halted
 	}
 	return f

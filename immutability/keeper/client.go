@@ -219,6 +219,8 @@ func told(err error) error {
 		return fmt.Errorf("%w: %w", durable.ErrFull, f)
 	case Unknown:
 		return fmt.Errorf("%w: %w", ledger.ErrBroken, f)
+	case Halted:
+		return fmt.Errorf("%w: %w", ErrHalted, f)
 	}
 	return f
 }

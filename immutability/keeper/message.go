@@ -49,7 +49,7 @@ const (
 	Absent            // no such snapshot or pack
 	Full              // no room on the keeper's disk
 	Unknown           // not known whether it is done: ask again, which changes nothing more
-	Halted            // the ledger is damaged, or the clock was shifted
+	Halted            // the ledger is damaged, or behind what it signed, or the clock was shifted
 	codes
 )
 
@@ -363,6 +363,8 @@ var forms = map[Kind]form{
 	KindProbe:      {"probe", newBody[Nothing], newBody[Probing]},
 	KindInspect:    {"inspect", newBody[Nothing], newBody[Findings]},
 	KindKeyring:    {"keyring", newBody[Keyring], newBody[Nothing]},
+	KindCosigned:   {"cosigned", newBody[Checkpoint], newBody[Nothing]},
+	KindOrigin:     {"origin", newBody[NewOrigin], newBody[Begun]},
 	KindFound:      {"found", newBody[Founding], newBody[Welcome]},
 }
 

@@ -28,7 +28,7 @@ func mayAsk(k Kind, operator bool) bool {
 	switch k {
 	case KindHello, KindCheckpoint, KindNow, KindSettle, KindInspect:
 		return true
-	case KindKeyring:
+	case KindKeyring, KindOrigin:
 		return operator
 	}
 	return !operator

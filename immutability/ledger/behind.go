@@ -101,8 +101,10 @@ func (l *Ledger) standing(c Checkpoint, signed []byte) *Behind {
 	return b
 }
 
-// recall reads what was remembered by an earlier process. A file that cannot be read is not taken for none.
+// recall reads what was remembered by an earlier process, or by the one that writes where this one follows. A file that
+// cannot be read is not taken for none.
 func (l *Ledger) recall() {
+	l.behind = nil
 	signed, err := durable.ReadFile(l.disk, l.behindFile(), checkpointMax)
 	if errors.Is(err, fs.ErrNotExist) {
 		return
@@ -122,6 +124,9 @@ func (l *Ledger) recall() {
 func (l *Ledger) Behind() error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	if l.following {
+		l.recall()
+	}
 	if l.behind == nil {
 		return nil
 	}
