@@ -68,6 +68,7 @@ type Session struct {
 
 	claimMu sync.RWMutex
 	claimed *roaring.Bitmap
+	renewal *renewal
 
 	uses map[uint32]uint64 // bytes that the catalog uses in each pack, once it is written
 
@@ -141,6 +142,7 @@ func (v *Vault) begin(ctx context.Context, o SessionOptions) (*Session, error) {
 	s.p.evac = s.planEvacuation(ctx, now)
 	s.p.onWritten = s.journal.blocksWritten
 	s.p.onSealed = func(worm.PackInfo) { s.journal.sync() }
+	s.renewal = startRenewal(renewEvery, s.renewClaims)
 	return s, nil
 }
 
@@ -525,6 +527,7 @@ func (s *Session) finish(remove bool) error {
 	if remove {
 		errs = append(errs, durable.RemoveTree(s.v.disk, s.dir))
 	}
+	s.renewal.end() // else it could claim again after the release
 	s.v.store.Release(s.id)
 	s.v.sessionsMu.Lock()
 	delete(s.v.sessions, s.source)

@@ -185,9 +185,9 @@ func (s *Store) admit(h *reliance.Head, packs *roaring.Bitmap) error {
 		return &StaleHead{h.Source, fmt.Sprintf("it follows %q, and the newest snapshot is %q", h.Previous, last.snapshot)}
 	}
 	var missing MissingPacks
-	for n := range roaring.Values(packs) {
-		if !s.state.reliable(n) {
-			missing.Packs = append(missing.Packs, n)
+	for n := range roaring.Values(s.state.unreliable(packs)) {
+		if missing.Packs = append(missing.Packs, n); len(missing.Packs) == missingMax {
+			break
 		}
 	}
 	if len(missing.Packs) > 0 {

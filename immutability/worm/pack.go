@@ -10,7 +10,6 @@ import (
 	"slices"
 	"sync"
 
-	"github.com/RoaringBitmap/roaring/v2"
 	"github.com/holdfast-vault/holdfast/immutability/clock"
 	"github.com/holdfast-vault/holdfast/immutability/durable"
 	"github.com/holdfast-vault/holdfast/immutability/ledger"
@@ -164,7 +163,7 @@ func (s *Store) Seal(ctx context.Context, in *Incoming) (PackInfo, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	delete(s.live, in.Number)
-	s.claim(in.Session).Add(in.Number)
+	s.claim(in.Session, r.At).packs.Add(in.Number)
 	return PackInfo{Number: in.Number, Bytes: seal.Bytes, SHA256: seal.SHA256, Session: in.Session, Sealed: r.At}, nil
 }
 
@@ -398,51 +397,4 @@ func (s *Store) OpenPack(n uint32) (durable.File, int64, error) {
 		return nil, 0, errors.Join(fmt.Errorf("pack %d: %w", n, err), f.Close())
 	}
 	return f, size, nil
-}
-
-// Claim says that a session relies on packs: none of them is condemned until Release. It gives those
-// that cannot be relied on, because they are unknown, swept, missing or damaged; these are not claimed.
-func (s *Store) Claim(session string, packs *roaring.Bitmap) (missing *roaring.Bitmap) {
-	missing = roaring.New()
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	claims := s.claim(session)
-	for n := range roaring.Values(packs) {
-		if s.state.reliable(n) {
-			claims.Add(n)
-			delete(s.marks.packs, n)
-		} else {
-			missing.Add(n)
-		}
-	}
-	return missing
-}
-
-// ClaimOne is Claim for one pack; false means that it is not to be relied on.
-func (s *Store) ClaimOne(session string, pack uint32) bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if !s.state.reliable(pack) {
-		return false
-	}
-	s.claim(session).Add(pack)
-	delete(s.marks.packs, pack)
-	return true
-}
-
-// claim gives the claims of a session. s.mu is held.
-func (s *Store) claim(session string) *roaring.Bitmap {
-	c := s.claims[session]
-	if c == nil {
-		c = roaring.New()
-		s.claims[session] = c
-	}
-	return c
-}
-
-// Release drops all claims of a session.
-func (s *Store) Release(session string) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	delete(s.claims, session)
 }

@@ -156,8 +156,9 @@ func (s *Store) planFiles(p *plan, now clock.Stamp) error {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.expire(now)
 	for _, c := range s.claims {
-		kept.Or(c)
+		kept.Or(c.packs)
 	}
 	for _, pack := range s.state.live() {
 		if pack.condemned || kept.Contains(pack.Number) || !s.abandoned(pack, now) {
@@ -274,7 +275,7 @@ func (s *Store) condemn(in *ledger.Intent) bool {
 			return false
 		}
 		for _, c := range s.claims {
-			if c.Contains(n) {
+			if c.packs.Contains(n) {
 				return true
 			}
 		}

@@ -15,7 +15,6 @@ import (
 	"strings"
 	"sync"
 
-	"github.com/RoaringBitmap/roaring/v2"
 	"github.com/holdfast-vault/holdfast/immutability/clock"
 	"github.com/holdfast-vault/holdfast/immutability/durable"
 	"github.com/holdfast-vault/holdfast/immutability/ledger"
@@ -68,12 +67,12 @@ type Store struct {
 
 	mu     sync.Mutex // guards all below; never held during I/O
 	state  *state
-	trust  Witnesses                  // whose word counts
-	claims map[string]*roaring.Bitmap // packs that running sessions rely on
-	marks  marks                      // what is condemned, and since when
-	next   uint32                     // lowest pack number that was never used
-	probes int                        // that were created
-	live   map[uint32]bool            // packs of this process that grow or are being sealed
+	trust  Witnesses          // whose word counts
+	claims map[string]*claims // packs that running sessions rely on
+	marks  marks              // what is condemned, and since when
+	next   uint32             // lowest pack number that was never used
+	probes int                // that were created
+	live   map[uint32]bool    // packs of this process that grow or are being sealed
 	// refused is what the newest proposal of a policy said and was not followed.
 	refused []policy.Refusal
 	// published are manifests that this process published and may not have committed.
@@ -108,7 +107,7 @@ func Open(d durable.Disk, src clock.Source, o Options) (*Store, error) {
 		return nil, err
 	}
 	s := &Store{
-		disk: d, guard: guard, sharedRoot: o.SharedRoot, ledger: l, readOnly: o.ReadOnly, state: newState(), claims: map[string]*roaring.Bitmap{},
+		disk: d, guard: guard, sharedRoot: o.SharedRoot, ledger: l, readOnly: o.ReadOnly, state: newState(), claims: map[string]*claims{},
 		live: map[uint32]bool{}, published: map[string]bool{}, attempted: map[string]bool{},
 	}
 	for _, step := range []func() error{s.replay, s.identify, s.newestLedger} {
