@@ -366,7 +366,7 @@ func TestRunningKeeperIsAsPromised(t *testing.T) {
 	if m.as(daemonUID, "sh", "-c", "kill -0 "+strconv.Itoa(p.cmd.Process.Pid)) == nil {
 		t.Error("the daemon's user can signal it")
 	}
-	m.refused("a second keeper", keeperCaps, m.keeperArgs(), fmt.Sprintf(`another keeper.*\\"pid\\":%d`, p.cmd.Process.Pid))
+	m.refused("a second keeper", keeperCaps, m.keeperArgs(), fmt.Sprintf(`in use.*\\"pid\\":%d`, p.cmd.Process.Pid))
 	must(t, p.cmd.Process.Signal(syscall.SIGHUP))
 	p.awaits("RELOADING=1")
 	p.awaits("READY=1")

@@ -95,13 +95,14 @@ func (k *house) open(ctx context.Context) (err error) {
 	if k.disk, err = durable.OpenDir(k.o.vault); err != nil {
 		return fmt.Errorf("vault: %w; make the directory and give it to the keeper's user (systemd-tmpfiles --create does)", err)
 	}
-	if err := k.takeLock(); err != nil {
-		return err
+	// A second keeper of this vault ends here, and one of a vault that is another user's.
+	if k.lock, err = worm.Lock(k.disk); err != nil {
+		return fmt.Errorf("vault: %w (docs/OPERATIONS.md says how a vault moves under a keeper)", err)
 	}
 	if k.guarded, err = k.mayGuard(); err != nil {
 		return err
 	}
-	if k.exposed = above(k.o.vault, k.me.uid); k.exposed != nil {
+	if k.exposed = durable.Above(k.o.vault, int(k.me.uid)); k.exposed != nil {
 		if err := k.weak(k.exposed); err != nil {
 			return err
 		}
@@ -149,6 +150,7 @@ func (k *house) found(ctx context.Context, o worm.InitOptions) (*worm.Store, err
 	if err := level.Suffices(o.Policy.Mode == ledger.Compliance, k.holds.level(), k.o.acceptWeaker, weakerFlag); err != nil {
 		return nil, err
 	}
+	o.Guard = k.guarded
 	verifier, err := worm.Init(k.disk, clock.Kernel(), o)
 	if err != nil {
 		return nil, err
@@ -176,19 +178,6 @@ func (k *house) examine(ctx context.Context, store *worm.Store) error {
 
 // keeperDir holds what nobody but the keeper reads.
 const keeperDir = "keeper"
-
-// takeLock ends a second keeper of the same vault.
-func (k *house) takeLock() error {
-	if err := durable.MkdirAll(k.disk, keeperDir, 0o700); err != nil {
-		return fmt.Errorf("vault: %w; the vault's directory and all in it belong to the keeper's user (docs/OPERATIONS.md says how a vault moves under a keeper)", err)
-	}
-	l, err := durable.LockFile(filepath.Join(k.o.vault, keeperDir, "lock"))
-	if err != nil {
-		return fmt.Errorf("another keeper has this vault: %w", err)
-	}
-	k.lock = l
-	return l.SetHolder(fmt.Appendf(nil, "{\"pid\":%d}", os.Getpid()))
-}
 
 // sayEvery is how often a long step says that it is still at work.
 const sayEvery = 10 * time.Second
@@ -382,16 +371,4 @@ func (k *house) close() error {
 		errs = append(errs, k.disk.Close())
 	}
 	return errors.Join(errs...)
-}
-
-// above says who else than root and the keeper's user could put another directory in the vault's place, nil for nobody.
-func above(vault string, uid uint32) error {
-	wrong, err := level.Above(vault, uid)
-	if err != nil {
-		return err
-	}
-	if len(wrong) > 0 {
-		return errors.New(strings.Join(wrong, "; "))
-	}
-	return nil
 }
