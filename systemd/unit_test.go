@@ -157,7 +157,7 @@ func TestEveryHardeningLineStandsOnce(t *testing.T) {
 	for _, file := range []string{"holdfast.service", "holdfast-keeper.service"} {
 		set := settings(t, file)
 		for key, values := range set {
-			several := []string{"SystemCallFilter", "BindReadOnlyPaths", "Wants", "After"}
+			several := []string{"SystemCallFilter", "BindReadOnlyPaths", "Wants", "After", "Environment"}
 			if len(values) > 1 && !slices.Contains(several, key) {
 				t.Errorf("%s: %s= stands %d times", file, key, len(values))
 			}

@@ -59,9 +59,12 @@ inner) # as the first process: a root of our own, and systemd in it
 install) # what an operator does
 	export HOME=/root PATH=/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 	install -m 0755 "$scratch/holdfast" "$scratch/holdfast-keeper" /usr/local/bin/
-	install -m 0644 "$scratch/systemd/holdfast.service" "$scratch/systemd/holdfast-keeper.service" /etc/systemd/system/
-	systemd-sysusers "$scratch/systemd/holdfast.sysusers"
-	systemd-tmpfiles --create "$scratch/systemd/holdfast.tmpfiles"
+	mkdir -p /usr/local/lib/systemd/system
+	install -m 0644 "$scratch/systemd/holdfast.service" "$scratch/systemd/holdfast-keeper.service" /usr/local/lib/systemd/system/
+	install -D -m 0644 "$scratch/systemd/holdfast.sysusers" /usr/local/lib/sysusers.d/holdfast.conf
+	install -D -m 0644 "$scratch/systemd/holdfast.tmpfiles" /usr/local/lib/tmpfiles.d/holdfast.conf
+	systemd-sysusers holdfast.conf
+	systemd-tmpfiles --create holdfast.conf
 	# A machine without a keeper first.
 	install -D -m 0644 "$scratch/systemd/without-keeper.conf" /etc/systemd/system/holdfast.service.d/without-keeper.conf
 	holdfast init --vault /var/lib/holdfast/vault --recovery-out "$scratch/recovery.key"
@@ -103,7 +106,7 @@ witness) # beside them: what an operator does and sees
 	}
 	metric() { exec 3<>/dev/tcp/127.0.0.1/9402 && printf 'GET /metrics HTTP/1.0\r\n\r\n' >&3 && grep -a '^holdfast_ledger_size' <&3; }
 
-	systemctl mask --runtime holdfast-keeper
+	systemctl mask holdfast-keeper
 	systemctl start holdfast # returns once the daemon says that it is ready
 	echo "alone start: $?"
 	look alone holdfast
@@ -114,7 +117,7 @@ witness) # beside them: what an operator does and sees
 	echo "alone $(metric)"
 	systemctl stop holdfast
 	echo "alone stop: $? $(systemctl show -P Result holdfast)"
-	systemctl unmask --runtime holdfast-keeper
+	systemctl unmask holdfast-keeper
 
 	# The vault moves under the keeper, by the commands of docs/OPERATIONS.md.
 	bash "$scratch/move.sh"
