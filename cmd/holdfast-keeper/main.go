@@ -38,6 +38,10 @@ ledger and by its clock. The daemon (holdfast serve) asks it through a socket an
         what the running keeper holds, and whether anything is wrong with it; as the keeper's own user
   holdfast-keeper keyring [--socket PATH] [--reason TEXT] FILE
         replace the vault's wrapped keyring by FILE, with a record in the ledger; as the keeper's own user
+  holdfast-keeper origin  [--socket PATH] --root ROOT --by NAME --reason TEXT [CHECKPOINT]
+        let a ledger go on that is behind what it signed (a disk put back from a copy, a machine rolled back): what it had
+        more is given up, with a record. ROOT is the root of what is left, as status shows it; CHECKPOINT is a saved one
+        that shows what is lost, where the keeper knows of none
   holdfast-keeper version
 
   --vault DIR      the vault's directory, which belongs to the keeper's user. An empty one becomes a vault when the
@@ -96,7 +100,7 @@ type options struct {
 	vault, socket, user string
 	policy              string
 	acceptWeaker        bool
-	reason              string
+	reason, root, by    string
 }
 
 // operator is the socket of the keeper's own user.
@@ -122,6 +126,8 @@ func dispatch(ctx context.Context, args []string, out, errs io.Writer) error {
 		return o.status(ctx, rest, out)
 	case "keyring":
 		return o.keyring(ctx, rest, out)
+	case "origin":
+		return o.origin(ctx, rest, out)
 	}
 	_, err = fmt.Fprintln(out, "holdfast-keeper", version, revision(), runtime.Version())
 	return err
@@ -141,6 +147,11 @@ func parse(command string, args []string) (*options, []string, error) {
 		fs.StringVar(&o.socket, "socket", defaultSocket, "")
 	case "keyring":
 		fs.StringVar(&o.reason, "reason", "replaced by an operator", "")
+		fs.StringVar(&o.socket, "socket", defaultSocket, "")
+	case "origin":
+		fs.StringVar(&o.root, "root", "", "")
+		fs.StringVar(&o.by, "by", "", "")
+		fs.StringVar(&o.reason, "reason", "", "")
 		fs.StringVar(&o.socket, "socket", defaultSocket, "")
 	case "status":
 		fs.StringVar(&o.socket, "socket", defaultSocket, "")

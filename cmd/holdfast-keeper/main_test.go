@@ -20,7 +20,7 @@ func keeperMain(t *testing.T, args ...string) (code int, out, errs string) {
 func TestCommandLineMistakesAreUsage(t *testing.T) {
 	for _, args := range [][]string{
 		{}, {"--vault"}, {"--vault", "relative"}, {"--no-such-flag"}, {"--vault", "/v", "more"}, {"nonsense"},
-		{"--vault", "/v", "--socket", "relative"}, {"--vault", "/v", "--policy", "relative"}, {"status", "more"}, {"status", "--vault", "/v"}, {"keyring"}, {"keyring", "a", "b"}, {"version", "--vault", "/v"},
+		{"--vault", "/v", "--socket", "relative"}, {"--vault", "/v", "--policy", "relative"}, {"status", "more"}, {"status", "--vault", "/v"}, {"keyring"}, {"keyring", "a", "b"}, {"origin"}, {"origin", "--root", "x", "--by", "x"}, {"origin", "--root", "x", "--by", "x", "--reason", "x", "a", "b"}, {"version", "--vault", "/v"},
 	} {
 		code, out, errs := keeperMain(t, args...)
 		if code != exitUsage || out != "" || !strings.HasSuffix(errs, "see: holdfast-keeper -h\n") {
@@ -35,7 +35,7 @@ func TestHelpNamesEveryFlagAndExitCode(t *testing.T) {
 		if code != exitDone || errs != "" {
 			t.Fatalf("%d %q", code, errs)
 		}
-		for _, must := range []string{"--vault", "--socket", "--user", "--policy", "--accept-weaker-protection", "status", "keyring", "version", "0 done; 1 failed", "4 damage", "SIGTERM", "SIGHUP"} {
+		for _, must := range []string{"--vault", "--socket", "--user", "--policy", "--accept-weaker-protection", "status", "keyring", "origin", "version", "0 done; 1 failed", "4 damage", "SIGTERM", "SIGHUP"} {
 			if !strings.Contains(out, must) {
 				t.Errorf("%q does not tell of %s", args, must)
 			}
@@ -58,7 +58,7 @@ func TestAnOperatorWithoutAKeeperIsTold(t *testing.T) {
 		t.Fatal(err)
 	}
 	socket := filepath.Join(t.TempDir(), "socket")
-	for _, args := range [][]string{{"status", "--socket", socket}, {"keyring", "--socket", socket, ring}} {
+	for _, args := range [][]string{{"status", "--socket", socket}, {"keyring", "--socket", socket, ring}, {"origin", "--socket", socket, "--root", "x", "--by", "x", "--reason", "x"}} {
 		if code, _, errs := keeperMain(t, args...); code != exitFailed || !strings.Contains(errs, "does the keeper run") {
 			t.Errorf("%q: %d %q", args, code, errs)
 		}
@@ -68,7 +68,7 @@ func TestAnOperatorWithoutAKeeperIsTold(t *testing.T) {
 		if err := os.WriteFile(file, make([]byte, content), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		if code, _, errs := keeperMain(t, "keyring", "--socket", socket, file); code != exitFailed || !strings.Contains(errs, "wrapped keyring has") {
+		if code, _, errs := keeperMain(t, "keyring", "--socket", socket, file); code != exitFailed || !strings.Contains(errs, "are expected") {
 			t.Errorf("%s: %d %q", name, code, errs)
 		}
 	}

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"encoding/base64"
 	"errors"
 	"fmt"
 	"io"
@@ -47,7 +48,7 @@ func (o *options) status(ctx context.Context, rest []string, out io.Writer) (err
 	if h.Now.Shifted {
 		expiry = "stands still: " + strconv.Quote(h.Now.Why)
 	}
-	fmt.Fprintf(out, "process    %d\nvault      %q\nverifier   %q\nprotection %q\nledger     %d records, root %s\n", h.PID, h.Vault, h.Verifier, h.Level, h.Mark.Size, h.Mark.Root)
+	fmt.Fprintf(out, "process    %d\nvault      %q\nverifier   %q\nprotection %q\nledger     %d records, root %s\n", h.PID, h.Vault, h.Verifier, h.Level, h.Mark.Size, base64.StdEncoding.EncodeToString(h.Mark.Root[:]))
 	fmt.Fprintf(out, "clock      %s, %s of running time credited; expiry %s\n", time.Unix(int64(h.Now.Wall), 0).UTC().Format(time.RFC3339),
 		time.Duration(h.Now.Running)*time.Second, expiry)
 	if h.Pending > 0 {
@@ -69,24 +70,14 @@ func (o *options) status(ctx context.Context, rest []string, out io.Writer) (err
 	return err
 }
 
-// keyringMax is what fits a line of the ledger.
-const keyringMax = 512 << 10
-
 // keyring gives the keeper a new wrapped keyring.
 func (o *options) keyring(ctx context.Context, rest []string, out io.Writer) (err error) {
 	if len(rest) != 1 {
 		return usage("keyring takes one file, and %d were given", len(rest))
 	}
-	f, err := os.Open(rest[0])
+	b, err := readFile(rest[0], keyringMax)
 	if err != nil {
 		return err
-	}
-	b, err := io.ReadAll(io.LimitReader(f, keyringMax+1))
-	if err = errors.Join(err, f.Close()); err != nil {
-		return err
-	}
-	if len(b) == 0 || len(b) > keyringMax {
-		return fmt.Errorf("%q has %d bytes: a wrapped keyring has 1 to %d", rest[0], len(b), keyringMax)
 	}
 	c, err := o.dial(ctx, "holdfast-keeper keyring")
 	if err != nil {
@@ -98,4 +89,51 @@ func (o *options) keyring(ctx context.Context, rest []string, out io.Writer) (er
 	}
 	_, err = fmt.Fprintf(out, "the keyring of vault %q is replaced; those of before stay in the ledger and in older manifests\n", c.Welcome().Vault)
 	return err
+}
+
+// origin lets a ledger that is behind what it signed go on under another origin. It is for the person who decides to give up
+// what is lost, and says so by typing the root of what is left.
+func (o *options) origin(ctx context.Context, rest []string, out io.Writer) (err error) {
+	if len(rest) > 1 || o.root == "" || o.by == "" || o.reason == "" {
+		return usage("origin takes --root, --by and --reason, and at most one file")
+	}
+	var note []byte
+	if len(rest) == 1 {
+		if note, err = readFile(rest[0], noteMax); err != nil {
+			return err
+		}
+	}
+	c, err := o.dial(ctx, "holdfast-keeper origin")
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, c.Close()) }()
+	b, err := c.NewOrigin(ctx, keeper.NewOrigin{Note: note, Root: o.root, By: o.by, Reason: o.reason})
+	if err != nil {
+		return err
+	}
+	fmt.Fprintf(out, "record %d begins another origin: %d records go on, and %d that were signed before are given up\n", b.Record, b.Own, b.Lost)
+	_, err = fmt.Fprintf(out, "verifier of the checkpoints from now on: %s\nsave it outside the vault, and give it to the witnesses\n", b.Verifier)
+	return err
+}
+
+const (
+	keyringMax = 512 << 10 // what fits a line of the ledger
+	noteMax    = 64 << 10
+)
+
+// readFile reads a file of 1 to limit bytes.
+func readFile(name string, limit int64) ([]byte, error) {
+	f, err := os.Open(name)
+	if err != nil {
+		return nil, err
+	}
+	b, err := io.ReadAll(io.LimitReader(f, limit+1))
+	if err = errors.Join(err, f.Close()); err != nil {
+		return nil, err
+	}
+	if len(b) == 0 || int64(len(b)) > limit {
+		return nil, fmt.Errorf("%q has %d bytes, and 1 to %d are expected", name, len(b), limit)
+	}
+	return b, nil
 }

@@ -24,10 +24,22 @@ func (k *house) settings() (policy.Settings, error) {
 }
 
 // adopt puts what is tighter into force, with a record, or takes back a change that is fresh, and says what is not followed.
+// The witnesses are those of the file: they lengthen nothing and shorten nothing by themselves.
 func (k *house) adopt(ctx context.Context, store *worm.Store) error {
 	said, err := k.settings()
 	if err != nil {
 		return err
+	}
+	witnesses, err := worm.ParseWitnesses(said.Witnesses)
+	if err != nil {
+		return fmt.Errorf("settings: %w", err)
+	}
+	if err := store.TrustWitnesses(witnesses); err != nil {
+		return fmt.Errorf("settings: %w", err)
+	}
+	if behind := store.Ledger().Behind(); behind != nil {
+		k.log.Error("nothing is written until a person begins another origin (holdfast-keeper origin)", "why", behind.Error())
+		return nil
 	}
 	changed, refused, err := store.Adopt(ctx, said.Policy, "holdfast-keeper --policy "+k.o.policy)
 	if err != nil {

@@ -41,6 +41,17 @@ func (p *protection) found() []string {
 // weakPrefix begins what is said of the protection, which is no damage.
 const weakPrefix = "protection: "
 
+// level is the protection that holds now, with what witnesses know on top of what was tried.
+func (k *house) level() level.Level {
+	tried := k.holds.level()
+	store := k.store()
+	if store == nil {
+		return tried
+	}
+	standing, err := store.Witnessed()
+	return level.Covered(tried, err == nil && standing.Holds)
+}
+
 // weak says that less protects the vault than a keeper is there for, and goes on only if that was accepted in writing.
 func (k *house) weak(why error) error {
 	if !k.o.acceptWeaker {

@@ -451,7 +451,7 @@ func TestOperatorsOfARealKeeper(t *testing.T) {
 		out, _ := c.CombinedOutput()
 		return c.ProcessState.ExitCode(), string(out)
 	}
-	if code, out := ask(keeperUID, "status", "--socket", m.socket); code != exitDone || !strings.Contains(out, "damage     none seen") {
+	if code, out := ask(keeperUID, "status", "--socket", m.socket); code != exitDone || !strings.Contains(out, `protection "immutable flag"`) || !strings.Contains(out, "damage     none seen") {
 		t.Errorf("%d %s", code, out)
 	}
 	if code, out := ask(keeperUID, "keyring", "--socket", m.socket, "--reason", "a recipient more", ring); code != exitDone || !strings.Contains(out, "is replaced") {
@@ -459,6 +459,10 @@ func TestOperatorsOfARealKeeper(t *testing.T) {
 	}
 	if got, err := os.ReadFile(filepath.Join(m.vault, "keyring")); err != nil || string(got) != "wrapped anew\n" {
 		t.Errorf("the keyring is %q, %v", got, err)
+	}
+	// Nothing is lost here, so nothing is given up.
+	if code, out := ask(keeperUID, "origin", "--socket", m.socket, "--root", "x", "--by", "anna", "--reason", "try"); code != exitFailed || !strings.Contains(out, "holdfast-keeper: ") {
+		t.Errorf("%d %s", code, out)
 	}
 	for _, uid := range []int{daemonUID, 0} {
 		if code, out := ask(uid, "keyring", "--socket", m.socket, ring); code != exitFailed {

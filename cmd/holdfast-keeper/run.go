@@ -123,7 +123,7 @@ func (k *house) open(ctx context.Context) (err error) {
 	}
 	// What the server holds is closed with the house, also where the rest of the start fails.
 	k.server = keeper.NewServer(store, keeper.Options{
-		UID: k.daemon.uid, Level: func() string { return k.holds.level().String() }, Findings: k.holds.found, Found: k.found,
+		UID: k.daemon.uid, Level: func() string { return k.level().String() }, Findings: k.holds.found, Found: k.found,
 		Logf: func(format string, args ...any) { k.log.Warn(fmt.Sprintf(format, args...)) },
 	})
 	if store == nil {
@@ -351,7 +351,7 @@ func (k *house) how() string {
 	if store == nil {
 		return "Waiting for a vault: run holdfast init as the daemon's user"
 	}
-	return fmt.Sprintf("Keeping vault %s: %d records, protection: %s", store.Vault(), store.Ledger().Size(), k.holds.level())
+	return fmt.Sprintf("Keeping vault %s: %d records, protection: %s", store.Vault(), store.Ledger().Size(), k.level())
 }
 
 // close puts everything down. Nothing that was acknowledged depends on it.
