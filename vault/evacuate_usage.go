@@ -158,23 +158,7 @@ func (v *Vault) saveUsage(source, snapshot string, uses map[uint32]uint64) error
 	if err := v.disk.Mkdir(usageDir, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
 		return err
 	}
-	name := usageDir + "/" + source
-	tmp := name + ".tmp"
-	if err := v.disk.Remove(tmp); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return err
-	}
-	f, err := v.disk.Create(tmp, 0o600)
-	if err != nil {
-		return err
-	}
-	_, err = f.Write(blob)
-	if err = errors.Join(err, f.Close()); err == nil {
-		err = v.disk.Rename(tmp, name)
-	}
-	if err != nil {
-		_ = v.disk.Remove(tmp)
-	}
-	return err
+	return durable.ReplaceCache(v.disk, usageDir+"/"+source, blob, 0o600)
 }
 
 func (v *Vault) loadUsage(source string) error {

@@ -1,9 +1,7 @@
 package vault
 
 import (
-	"bytes"
 	"fmt"
-	"os"
 	"path/filepath"
 	"slices"
 	"sync"
@@ -13,7 +11,6 @@ import (
 	"github.com/holdfast-vault/holdfast/immutability/durable"
 	"github.com/holdfast-vault/holdfast/immutability/worm"
 	"github.com/holdfast-vault/holdfast/vault/pack"
-	"github.com/holdfast-vault/holdfast/vault/restore"
 	"github.com/holdfast-vault/holdfast/vault/snapshot"
 )
 
@@ -28,42 +25,6 @@ func blocksOf(t *testing.T, v *Vault) (n int) {
 		n += len(p.footer.Blocks)
 	}
 	return n
-}
-
-// TestRestoreDecodesBlocksAgainAndAgain: the files of a block lie all over the tree, as they do when many directories are
-// pulled at once; still each block is decoded once, though the cache holds only a few of them.
-func TestRestoreDecodesBlocksAgainAndAgain(t *testing.T) {
-	src := randomTree(5, 3000)
-	w := newWorld(t)
-	v := w.open(Options{})
-	snap := pull(t, v, "web1", src) // in the random order of a map
-	if err := v.Close(); err != nil {
-		t.Fatal(err)
-	}
-	v = w.open(Options{ReadOnly: true})
-	defer v.Close()
-	v.budget.blocks = 16 << 20
-	s, err := v.OpenSnapshot(t.Context(), snap.ID)
-	if err != nil {
-		t.Fatal(err)
-	}
-	blocks := blocksOf(t, v)
-	dir := filepath.Join(t.TempDir(), "to")
-	if _, err := restore.ToDirectory(t.Context(), s, "", dir, restore.Options{NoSync: true}); err != nil {
-		t.Fatal(err)
-	}
-	// The catalog is read twice, for files and then for the attributes of directories; a file may reach into its neighbour.
-	if n := int(v.cache.decoded.Load()); blocks < 100 || n > blocks+blocks/10+10 {
-		t.Errorf("%d blocks were decoded %d times", blocks, n)
-	}
-	if v.cache.bytes > v.budget.blocks {
-		t.Errorf("%d bytes of decoded blocks are kept, and %d may be", v.cache.bytes, v.budget.blocks)
-	}
-	for path, want := range src {
-		if got, err := os.ReadFile(filepath.Join(dir, path)); err != nil || !bytes.Equal(got, want) {
-			t.Fatalf("%s: %d bytes of %d, %v", path, len(got), len(want), err)
-		}
-	}
 }
 
 // TestRoomIsUsedAgainWhileSomebodyReadsInIt: chunks that were fetched stay what they are, whatever is decoded after them.

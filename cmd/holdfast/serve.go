@@ -31,7 +31,8 @@ func serveCommand(a *app) *cobra.Command {
 metrics.listen, opens the door on door.listen, and takes the other commands through its unix socket.
 SIGTERM or SIGINT ends it: running pulls are kept for resuming. SIGHUP makes it read its
 configuration again, as it does within a minute when a file of it has changed: bandwidth
-(of running pulls too), sources, intervals, locks and memory change without a restart.`,
+(of running pulls too), sources, intervals, locks and memory change without a restart; how many
+pulls run at once, and the caches of the vault, follow the memory only after one.`,
 		Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error { return a.serve(c.Context()) },
 	}

@@ -62,7 +62,7 @@ func ReplaceGuarded(d GuardedDisk, tmp, name string, data []byte, perm fs.FileMo
 	if path.Dir(tmp) == dir {
 		return &fs.PathError{Op: "replace", Path: tmp, Err: fs.ErrInvalid}
 	}
-	if err := writeAt(d, tmp, data, perm); err != nil {
+	if err := writeAt(d, tmp, data, perm, true); err != nil {
 		return err
 	}
 	// Power fails here: the old content under name, the new under tmp.

@@ -57,7 +57,7 @@ func WriteNewAt(d Disk, tmp, name string, data []byte, perm fs.FileMode) error {
 	} else if !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	if err := writeAt(d, tmp, data, perm); err != nil {
+	if err := writeAt(d, tmp, data, perm, true); err != nil {
 		return err
 	}
 	err := Publish(d, tmp, name)
@@ -73,7 +73,7 @@ func WriteNewAt(d Disk, tmp, name string, data []byte, perm fs.FileMode) error {
 // at the same time.
 func Replace(d Disk, name string, data []byte, perm fs.FileMode) error {
 	tmp := name + ".tmp"
-	if err := writeAt(d, tmp, data, perm); err != nil {
+	if err := writeAt(d, tmp, data, perm, true); err != nil {
 		return err
 	}
 	// Power fails here: the old content under name, the new under the temporary name.
@@ -88,9 +88,23 @@ func Replace(d Disk, name string, data []byte, perm fs.FileMode) error {
 	return nil
 }
 
-// writeAt writes and syncs a file of the given name, in place of one that an earlier attempt left. The name itself is not
-// durable.
-func writeAt(d Disk, tmp string, data []byte, perm fs.FileMode) error {
+// ReplaceCache is Replace without any sync, for what can be made again and says itself whether it is whole. A power cut,
+// before or long after, leaves the old content, the new, a part of it, or nothing; an error leaves the old.
+func ReplaceCache(d Disk, name string, data []byte, perm fs.FileMode) error {
+	tmp := name + ".tmp"
+	if err := writeAt(d, tmp, data, perm, false); err != nil {
+		return err
+	}
+	if err := d.Rename(tmp, name); err != nil {
+		_ = d.Remove(tmp)
+		return fmt.Errorf("replace %s: %w", name, err)
+	}
+	return nil
+}
+
+// writeAt writes a file of the given name, in place of one that an earlier attempt left, and syncs it if it is told to. The
+// name itself is not durable.
+func writeAt(d Disk, tmp string, data []byte, perm fs.FileMode, sync bool) error {
 	if err := d.Remove(tmp); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("remove the leftover of an earlier attempt: %w", err)
 	}
@@ -99,7 +113,7 @@ func writeAt(d Disk, tmp string, data []byte, perm fs.FileMode) error {
 		return err
 	}
 	_, err = f.Write(data)
-	if err == nil {
+	if err == nil && sync {
 		err = f.Sync()
 	}
 	if cerr := f.Close(); err == nil {

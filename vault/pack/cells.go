@@ -30,8 +30,9 @@ const (
 	noiseValues = 84
 )
 
-// isNoise guesses. A cell that is shorter than the samples is text.
-func isNoise(cell []byte) bool {
+// IsNoise guesses whether a piece of content, of some KiB, is what no compressor shrinks: compressed, encrypted, random. It
+// looks at two samples; what is shorter than these, 128 bytes, is text.
+func IsNoise(cell []byte) bool {
 	half := len(cell) / 2
 	if half < cellSample {
 		return false
@@ -63,7 +64,7 @@ func (c *cells) of(payload []byte) {
 	c.count, c.noise = cellCount(len(payload)), 0
 	for i := range c.count {
 		cell := payload[i*cellBytes : min((i+1)*cellBytes, len(payload))]
-		if isNoise(cell) {
+		if IsNoise(cell) {
 			c.bitmap[i/8] |= 1 << (i % 8)
 			c.noise += len(cell)
 		}
