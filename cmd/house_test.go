@@ -34,6 +34,7 @@ var rooms = []arrow{
 	{"immutability/worm", "immutability/clock", "locks run by the clock"},
 	{"immutability/worm", "immutability/audit", "what witnesses said is verified by code that makes nothing"},
 	{"immutability/worm", "immutability/durable", "files"},
+	{"immutability/keeper", "immutability/policy", "a mirror tells what of a proposal is not followed"},
 	{"immutability/worm", "immutability/policy", "which change of what locks are made of is tighter is a rule of its own"},
 	{"immutability/ledger", "immutability/policy", "a record carries the policy in the form in which it is proposed"},
 	{"immutability/ledger", "immutability/clock", "records carry stamps"},

@@ -39,6 +39,20 @@ func (d *Dir) Close() error { return d.root.Close() }
 // Path returns the directory as it was given to OpenDir.
 func (d *Dir) Path() string { return d.path }
 
+// Free is the room in bytes that this process may still fill, on the file system that the directory is on.
+func (d *Dir) Free() (int64, error) {
+	f, err := d.root.Open(".")
+	if err != nil {
+		return 0, err
+	}
+	defer f.Close()
+	var st unix.Statfs_t
+	if err := unix.Fstatfs(int(f.Fd()), &st); err != nil {
+		return 0, &fs.PathError{Op: "fstatfs", Path: ".", Err: err}
+	}
+	return int64(st.Bavail) * int64(st.Bsize), nil
+}
+
 // Create implements Opener.
 func (d *Dir) Create(name string, perm fs.FileMode) (File, error) {
 	return d.open(name, os.O_RDWR|os.O_CREATE|os.O_EXCL|os.O_APPEND, perm)

@@ -31,10 +31,9 @@ func (p *peer) do(ctx context.Context, k Kind, m body) (body, *grown, error) {
 	case *Founding:
 		reply, err := p.found(ctx, m)
 		return reply, nil, err
+	case *Create:
+		return p.create(m)
 	case *Session:
-		if k == KindCreate {
-			return p.create(m.Session)
-		}
 		p.s.Store().Release(m.Session)
 		return &Nothing{}, nil, nil
 	case *Nothing:
@@ -68,6 +67,8 @@ func (p *peer) ask(ctx context.Context, k Kind, m body) (body, error) {
 		return &Label{Label: label, Previous: previous}, err
 	case *Extend:
 		return p.extend(ctx, m)
+	case *Hold:
+		return p.hold(ctx, m)
 	case *Claim:
 		return p.claim(m)
 	case *Checkpoint:
@@ -108,7 +109,7 @@ func (p *peer) welcome() *Welcome {
 
 var errTooMany = errors.New("too many at once: seal, drop or leave some first")
 
-func (p *peer) create(session string) (body, *grown, error) {
+func (p *peer) create(m *Create) (body, *grown, error) {
 	p.mu.Lock()
 	full := len(p.growing)+p.creates >= growingMax
 	if !full {
@@ -118,7 +119,11 @@ func (p *peer) create(session string) (body, *grown, error) {
 	if full {
 		return nil, nil, fmt.Errorf("%d packs grow: %w", growingMax, errTooMany)
 	}
-	in, err := p.s.Store().CreatePack(session)
+	var in *worm.Incoming
+	err := p.s.Store().Bind(m.Session, m.Source)
+	if err == nil {
+		in, err = p.s.Store().CreatePack(m.Session)
+	}
 	var file *os.File
 	if err == nil {
 		if file, err = in.Hand(); err != nil {
@@ -284,6 +289,15 @@ func (p *peer) extend(ctx context.Context, m *Extend) (body, error) {
 	return &reply, nil
 }
 
+// hold keeps a snapshot for ever. There is no message that takes one away.
+func (p *peer) hold(ctx context.Context, m *Hold) (body, error) {
+	snap, err := p.s.Store().Hold(ctx, m.Snapshot.String(), m.Reason, m.By)
+	if err != nil {
+		return nil, err
+	}
+	return &Held{Holds: uint32(len(snap.Holds))}, nil
+}
+
 func (p *peer) claim(m *Claim) (body, error) {
 	if !reliance.ValidSession(m.Session) {
 		return nil, fmt.Errorf("session %q is not 1 to 64 of [A-Za-z0-9_-]", m.Session)
@@ -349,6 +363,8 @@ func failure(err error) *Failure {
 		}
 	case errors.As(err, &stale):
 		f.Code = Stale
+	case errors.Is(err, worm.ErrBudget):
+		f.Code = Spent
 	case errors.Is(err, worm.ErrShorter):
 		f.Code = Shorter
 	case errors.Is(err, worm.ErrNoSnapshot), errors.Is(err, worm.ErrNoPack):

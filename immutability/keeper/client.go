@@ -211,6 +211,8 @@ func told(err error) error {
 		}
 	case Stale:
 		return &worm.StaleHead{Detail: f.Text}
+	case Spent:
+		return fmt.Errorf("%w: %w", worm.ErrBudget, f)
 	case Shorter:
 		return fmt.Errorf("%w: %w", worm.ErrShorter, f)
 	case Busy:
@@ -225,9 +227,9 @@ func told(err error) error {
 	return f
 }
 
-// CreatePack begins a pack, as worm.Store.CreatePack does.
-func (c *Client) CreatePack(ctx context.Context, session string) (*worm.Incoming, error) {
-	a, err := c.call(ctx, KindCreate, &Session{session})
+// CreatePack begins a pack for a session of a source, as worm.Store's Bind and CreatePack do.
+func (c *Client) CreatePack(ctx context.Context, session, source string) (*worm.Incoming, error) {
+	a, err := c.call(ctx, KindCreate, &Create{session, source})
 	if err != nil {
 		return nil, err
 	}
@@ -336,6 +338,19 @@ func (c *Client) Extend(ctx context.Context, id string, lock ledger.Lock, by str
 		return ledger.Lock{}, err
 	}
 	return a.body.(*Lock).ledger()
+}
+
+// Hold places a hold on a snapshot, and returns how many it has.
+func (c *Client) Hold(ctx context.Context, id, reason, by string) (int, error) {
+	snapshot, err := parseID(id)
+	if err != nil {
+		return 0, err
+	}
+	a, err := c.call(ctx, KindHold, &Hold{snapshot, reason, by})
+	if err != nil {
+		return 0, err
+	}
+	return int(a.body.(*Held).Holds), nil
 }
 
 // Condemn has what has run out marked.

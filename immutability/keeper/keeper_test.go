@@ -122,7 +122,7 @@ func content(n uint32) []byte { return bytes.Repeat(fmt.Appendf(nil, "pack %d. "
 
 func (h *house) begin(c *Client, session string) *worm.Incoming {
 	h.t.Helper()
-	in, err := c.CreatePack(h.t.Context(), session)
+	in, err := c.CreatePack(h.t.Context(), session, "web1")
 	must(h.t, err)
 	_, err = in.File.Write(content(in.Number))
 	must(h.t, err)
@@ -395,7 +395,7 @@ func TestForgedMessagesEndTheirConnectionAlone(t *testing.T) {
 
 func TestNothingIsDoneBeforeHello(t *testing.T) {
 	h := newHouse(t)
-	f, err := readFrame(bytes.NewReader(h.speak(nil, request(t, 3, KindCreate, &Session{"s1"}))))
+	f, err := readFrame(bytes.NewReader(h.speak(nil, request(t, 3, KindCreate, &Create{"s1", "web1"}))))
 	if err != nil || f.Code != Malformed || f.ID != 3 {
 		t.Errorf("code %d, %v; want that it is malformed", f.Code, err)
 	}
@@ -425,7 +425,7 @@ func TestPacksOfOneConnectionAreBounded(t *testing.T) {
 	for range growingMax {
 		all = append(all, h.begin(c, "s1"))
 	}
-	if _, err := c.CreatePack(ctx, "s1"); !errors.Is(err, durable.ErrWriter) {
+	if _, err := c.CreatePack(ctx, "s1", "web1"); !errors.Is(err, durable.ErrWriter) {
 		t.Errorf("pack %d of one connection: %v", growingMax+1, err)
 	}
 	must(t, c.Leave(ctx, all[0]))
@@ -439,7 +439,7 @@ func TestManyAtOnce(t *testing.T) {
 	var all sync.WaitGroup
 	for i := range 24 {
 		all.Go(func() {
-			in, err := c.CreatePack(ctx, fmt.Sprintf("s%d", i))
+			in, err := c.CreatePack(ctx, fmt.Sprintf("s%d", i), "web1")
 			if err == nil {
 				_, err = in.File.Write(content(in.Number))
 			}
@@ -474,7 +474,7 @@ func TestWaitingEndsWithItsContext(t *testing.T) {
 	c := h.dial()
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	if in, err := c.CreatePack(ctx, "s1"); err == nil {
+	if in, err := c.CreatePack(ctx, "s1", "web1"); err == nil {
 		_ = in.File.Close() // it came in the last moment
 	} else if !errors.Is(err, context.Canceled) {
 		t.Errorf("%v, want context.Canceled", err)

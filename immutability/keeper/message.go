@@ -3,6 +3,8 @@ package keeper
 import (
 	"errors"
 	"fmt"
+
+	"github.com/holdfast-vault/holdfast/immutability/worm"
 )
 
 // Kind says what a request asks for.
@@ -31,6 +33,7 @@ const (
 	KindProbe
 	KindInspect
 	KindFound
+	KindHold
 )
 
 // Code says what became of a request.
@@ -50,6 +53,7 @@ const (
 	Full              // no room on the keeper's disk
 	Unknown           // not known whether it is done: ask again, which changes nothing more
 	Halted            // the ledger is damaged, or behind what it signed, or the clock was shifted
+	Spent             // the source's budget is used up
 	codes
 )
 
@@ -117,7 +121,12 @@ type Probing struct{ File string } // the name below the vault's root that it ha
 
 func (m *Probing) fields(c *coder) { c.str(&m.File, byMax) }
 
-// Session names a session: create and release.
+// Create begins a pack for a session of a source, whose budget it counts against.
+type Create struct{ Session, Source string }
+
+func (m *Create) fields(c *coder) { c.str(&m.Session, sessionMax); c.str(&m.Source, sourceMax) }
+
+// Session names a session: release.
 type Session struct{ Session string }
 
 func (m *Session) fields(c *coder) { c.str(&m.Session, sessionMax) }
@@ -225,6 +234,24 @@ func (m *Extend) fields(c *coder) {
 	m.Lock.fields(c)
 	c.str(&m.By, byMax)
 }
+
+// Hold keeps a snapshot for ever.
+type Hold struct {
+	Snapshot ID
+	Reason   string
+	By       string // who asks, for the record
+}
+
+func (m *Hold) fields(c *coder) {
+	c.id(&m.Snapshot)
+	c.str(&m.Reason, worm.ReasonMax)
+	c.str(&m.By, byMax)
+}
+
+// Held answers a hold.
+type Held struct{ Holds uint32 }
+
+func (m *Held) fields(c *coder) { c.uint32(&m.Holds) }
 
 // Claim says that a session relies on packs, a Roaring bitmap in the portable serialisation.
 type Claim struct {
@@ -343,7 +370,7 @@ func newBody[T any, P interface {
 
 var forms = map[Kind]form{
 	KindHello:      {"hello", newBody[Hello], newBody[Welcome]},
-	KindCreate:     {"create", newBody[Session], newBody[Pack]},
+	KindCreate:     {"create", newBody[Create], newBody[Pack]},
 	KindSeal:       {"seal", newBody[Pack], newBody[Sealed]},
 	KindDrop:       {"drop", newBody[Pack], newBody[Nothing]},
 	KindLeave:      {"leave", newBody[Pack], newBody[Nothing]},
@@ -366,6 +393,7 @@ var forms = map[Kind]form{
 	KindCosigned:   {"cosigned", newBody[Checkpoint], newBody[Nothing]},
 	KindOrigin:     {"origin", newBody[NewOrigin], newBody[Begun]},
 	KindFound:      {"found", newBody[Founding], newBody[Welcome]},
+	KindHold:       {"hold", newBody[Hold], newBody[Held]},
 }
 
 func (k Kind) String() string {

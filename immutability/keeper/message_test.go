@@ -22,6 +22,12 @@ func sample(m body) {
 		m.Program = "holdfast"
 	case *Welcome:
 		*m = Welcome{strings.Repeat("0", 32), "v", "immutable flag", 7}
+	case *Create:
+		*m = Create{"s-1", "web1"}
+	case *Hold:
+		*m = Hold{ID{9}, "case 17", "anna"}
+	case *Held:
+		m.Holds = 3
 	case *Session:
 		m.Session = "s-1"
 	case *Pack:
@@ -253,8 +259,10 @@ func TestForgedRepliesAreRefused(t *testing.T) {
 
 func TestNothingTooLongIsSent(t *testing.T) {
 	for harm, send := range map[string]func() ([]byte, error){
-		"a session": func() ([]byte, error) { return appendRequest(nil, 1, KindCreate, &Session{strings.Repeat("a", 65)}) },
-		"a piece":   func() ([]byte, error) { return appendRequest(nil, 1, KindPut, &Put{"s", 0, make([]byte, pieceMax+1)}) },
+		"a session": func() ([]byte, error) {
+			return appendRequest(nil, 1, KindCreate, &Create{Session: strings.Repeat("a", 65)})
+		},
+		"a piece": func() ([]byte, error) { return appendRequest(nil, 1, KindPut, &Put{"s", 0, make([]byte, pieceMax+1)}) },
 		"a pack set": func() ([]byte, error) {
 			return appendRequest(nil, 1, KindClaim, &Claim{"s", make([]byte, packSetMax+1)})
 		},

@@ -13,6 +13,7 @@ import (
 	"github.com/holdfast-vault/holdfast/immutability/clock"
 	"github.com/holdfast-vault/holdfast/immutability/durable"
 	"github.com/holdfast-vault/holdfast/immutability/ledger"
+	"github.com/holdfast-vault/holdfast/immutability/policy"
 	"github.com/holdfast-vault/holdfast/immutability/worm"
 )
 
@@ -50,6 +51,7 @@ type Mirror struct {
 	client  *Client    // nil before the first connection
 	growing map[uint32]*Client
 	claims  map[string]*sessionClaims
+	bound   map[string]string // the sources of sessions
 }
 
 // reading is what the mirror answers from its own state, as worm.Store does.
@@ -63,6 +65,10 @@ type contents interface {
 	Vault() string
 	Keyring() []byte
 	Policy() ledger.Policy
+	Locks(id string) ([]worm.LockInfo, error)
+	Hardening() ([]worm.Hardening, error)
+	Budgets() ([]worm.Budget, error)
+	Refused() []policy.Refusal
 	Ledger() *ledger.Ledger
 	Snapshots() ([]worm.Snapshot, error)
 	Snapshot(id string) (worm.Snapshot, error)
@@ -100,7 +106,7 @@ func OpenMirror(ctx context.Context, o MirrorOptions) (*Mirror, error) {
 		return nil, errors.Join(err, c.Close())
 	}
 	m := &Mirror{
-		reading: store, o: o, store: store, growing: map[uint32]*Client{}, claims: map[string]*sessionClaims{},
+		reading: store, o: o, store: store, growing: map[uint32]*Client{}, claims: map[string]*sessionClaims{}, bound: map[string]string{},
 	}
 	if err := m.take(c); err != nil {
 		return nil, errors.Join(err, c.Close(), store.Close())

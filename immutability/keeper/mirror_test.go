@@ -33,6 +33,7 @@ func (h *house) mirror() *Mirror {
 
 func (h *house) grow(m *Mirror, session string) *worm.Incoming {
 	h.t.Helper()
+	must(h.t, m.Bind(session, "web1"))
 	in, err := m.CreatePack(session)
 	must(h.t, err)
 	_, err = in.File.Write(content(in.Number))
@@ -247,6 +248,7 @@ func TestAnotherLedgerBehindTheSocketIsNotBelieved(t *testing.T) {
 	must(t, other.Drop(in))
 	h.stop()
 	serveAlso(t, h.socket, other, Options{})
+	must(t, m.Bind("s3", "web1"))
 	if _, err := m.CreatePack("s3"); !errors.Is(err, ErrOther) {
 		t.Errorf("%v, want ErrOther", err)
 	}

@@ -14,10 +14,21 @@ import (
 	"github.com/holdfast-vault/holdfast/immutability/worm"
 )
 
+// Bind says for which source a session is. The keeper hears it with each pack.
+func (m *Mirror) Bind(session, source string) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.bound[session] = source
+	return nil
+}
+
 // CreatePack begins a pack, as worm.Store.CreatePack does.
 func (m *Mirror) CreatePack(session string) (in *worm.Incoming, err error) {
+	m.mu.Lock()
+	source := m.bound[session]
+	m.mu.Unlock()
 	err = m.ask(m.ctx, func(c *Client) error {
-		if in, err = c.CreatePack(m.ctx, session); err != nil {
+		if in, err = c.CreatePack(m.ctx, session, source); err != nil {
 			return err // one whose reply was lost is an empty leftover
 		}
 		m.mu.Lock()
@@ -136,6 +147,7 @@ func (m *Mirror) Release(session string) {
 	m.mu.Lock()
 	of := m.claims[session]
 	delete(m.claims, session)
+	delete(m.bound, session)
 	m.mu.Unlock()
 	if of == nil || of.granted.IsEmpty() {
 		return
@@ -200,6 +212,7 @@ func (m *Mirror) Commit(ctx context.Context, session string, manifest []byte, lo
 	}
 	m.mu.Lock()
 	delete(m.claims, session)
+	delete(m.bound, session)
 	m.mu.Unlock()
 	return m.store.Snapshot(id)
 }
@@ -208,6 +221,18 @@ func (m *Mirror) Commit(ctx context.Context, session string, manifest []byte, lo
 func (m *Mirror) Extend(ctx context.Context, id string, lock ledger.Lock, by string) (worm.Snapshot, error) {
 	err := m.ask(ctx, func(c *Client) error {
 		_, err := c.Extend(ctx, id, lock, by)
+		return err
+	})
+	if err != nil {
+		return worm.Snapshot{}, err
+	}
+	return m.store.Snapshot(id)
+}
+
+// Hold places a hold on a snapshot, as worm.Store.Hold does.
+func (m *Mirror) Hold(ctx context.Context, id, reason, by string) (worm.Snapshot, error) {
+	err := m.ask(ctx, func(c *Client) error {
+		_, err := c.Hold(ctx, id, reason, by)
 		return err
 	})
 	if err != nil {

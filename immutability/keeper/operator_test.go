@@ -51,7 +51,7 @@ func TestDaemonAndOperatorAskDifferentThings(t *testing.T) {
 	if got := string(h.store.Keyring()); got != "wrapped keyring\n" {
 		t.Errorf("the keyring is %q", got)
 	}
-	_, create := operator.CreatePack(ctx, "s1")
+	_, create := operator.CreatePack(ctx, "s1", "web1")
 	_, claim := operator.Claim(ctx, "s1", roaring.New())
 	_, extend := operator.Extend(ctx, strings.Repeat("a", 64), ledger.Lock{Mode: ledger.Governance, ForSeconds: 60}, "x")
 	_, sweep := operator.Sweep(ctx)

@@ -30,9 +30,10 @@ type claims struct {
 // missing or damaged; these are not claimed. The empty set renews what the session has.
 func (s *Store) Claim(session string, packs *roaring.Bitmap) (missing *roaring.Bitmap) {
 	now := s.claimedAt()
+	lost := s.unsaved(session, packs)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	missing = s.state.unreliable(packs)
+	missing = roaring.Or(s.state.unreliable(packs), lost)
 	granted := roaring.AndNot(packs, missing)
 	if !s.renew(session, now) {
 		return packs.Clone()
@@ -52,6 +53,12 @@ func (s *Store) Claim(session string, packs *roaring.Bitmap) (missing *roaring.B
 // ClaimOne is Claim for one pack; false means that it is not to be relied on.
 func (s *Store) ClaimOne(session string, pack uint32) bool {
 	now := s.claimedAt()
+	s.mu.Lock()
+	_, marked := s.marks.packs[pack]
+	s.mu.Unlock()
+	if marked {
+		return !s.Claim(session, roaring.BitmapOf(pack)).Contains(pack)
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if !s.state.reliable(pack) || !s.renew(session, now) {
@@ -112,6 +119,7 @@ func (s *Store) Release(session string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	delete(s.claims, session)
+	delete(s.bound, session)
 }
 
 // unreliable gives those of packs on which no snapshot may be built. The work is bounded by the packs that the vault has,

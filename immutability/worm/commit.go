@@ -88,6 +88,9 @@ func (s *Store) Commit(ctx context.Context, session string, manifest []byte, loc
 	if head.Session != session {
 		return Snapshot{}, fmt.Errorf("commit: the manifest is of session %q, not of %q", head.Session, session)
 	}
+	if err := s.Bind(session, head.Source); err != nil {
+		return Snapshot{}, fmt.Errorf("commit: %w", err)
+	}
 	s.write.Lock()
 	defer s.write.Unlock()
 	s.flush()
@@ -120,6 +123,7 @@ func (s *Store) Commit(ctx context.Context, session string, manifest []byte, loc
 	delete(s.published, id)
 	delete(s.attempted, id)
 	delete(s.claims, session)
+	delete(s.bound, session)
 	s.mu.Unlock()
 	return s.snapshot(id)
 }

@@ -94,6 +94,9 @@ func (s *Store) CreatePack(session string) (*Incoming, error) {
 	if !reliance.ValidSession(session) {
 		return nil, fmt.Errorf("session %q is not 1 to 64 of [A-Za-z0-9_-]", session)
 	}
+	if err := s.affords(session); err != nil {
+		return nil, fmt.Errorf("new pack: %w", err)
+	}
 	s.mu.Lock()
 	if s.next == math.MaxUint32 {
 		s.mu.Unlock()
@@ -102,6 +105,9 @@ func (s *Store) CreatePack(session string) (*Incoming, error) {
 	s.next++
 	n := s.next
 	s.live[n] = true
+	if source := s.sourceOf(session); source != "" {
+		s.growing[n] = source
+	}
 	s.mu.Unlock()
 	var held durable.Held
 	f, err := s.disk.Create(incomingPack(n), s.sealedMode())
@@ -134,6 +140,7 @@ func (s *Store) CreatePack(session string) (*Incoming, error) {
 func (s *Store) forgetLive(n uint32) {
 	s.mu.Lock()
 	delete(s.live, n)
+	delete(s.growing, n)
 	s.mu.Unlock()
 }
 
@@ -163,6 +170,7 @@ func (s *Store) Seal(ctx context.Context, in *Incoming) (PackInfo, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	delete(s.live, in.Number)
+	delete(s.growing, in.Number)
 	s.claim(in.Session, r.At).packs.Add(in.Number)
 	return PackInfo{Number: in.Number, Bytes: seal.Bytes, SHA256: seal.SHA256, Session: in.Session, Sealed: r.At}, nil
 }
@@ -202,10 +210,15 @@ func (s *Store) publishAs(ctx context.Context, in *Incoming, from, to string) (l
 	if err != nil {
 		return ledger.Seal{}, err
 	}
+	if err := s.fits(in.Session, size); err != nil {
+		return ledger.Seal{}, err
+	}
 	if err := s.publish(in.held, from, to); err != nil {
 		return ledger.Seal{}, err
 	}
-	return ledger.Seal{File: to, SHA256: sum, Bytes: size, Session: in.Session}, nil
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return ledger.Seal{File: to, SHA256: sum, Bytes: size, Session: in.Session, Source: s.sourceOf(in.Session)}, nil
 }
 
 // hashIncoming reads a pack that is to be sealed, through the descriptor whose lease was granted where there is one.

@@ -154,7 +154,7 @@ func (st *state) hardening(source string, now clock.Stamp) (h Hardening, complia
 		h, compliance = Hardening{Source: source, Since: p.at}, true
 	}
 	if compliance {
-		g := grant{at: h.Since, lock: ledger.Lock{Mode: ledger.Compliance, ForSeconds: int64(coolingOff / time.Second)}}
+		g := grant{at: h.Since, lock: lockFor(coolingOff)}
 		h.At, h.Hard = g.until(now), clock.Elapsed(h.Since, now, coolingOff)
 	}
 	return h, compliance

@@ -31,6 +31,7 @@ type state struct {
 	byID      map[string]*snapshotState
 	sources   map[string]sourceState
 	sessions  map[string]*sessionState
+	spent     map[string][]spending     // by source, what was sealed for it lately
 	intents   map[uint64]*ledger.Intent // not done yet, by number
 	removed   map[string]uint64         // files that an intent names, with its number
 	maxPack   uint32                    // highest pack number that a record names
@@ -69,6 +70,7 @@ type snapshotState struct {
 type sourceState struct{ label, snapshot string }
 
 type sessionState struct {
+	source    string // "" where its seals do not say
 	committed bool
 	lastSeal  clock.Stamp
 }
@@ -77,6 +79,7 @@ func newState() *state {
 	return &state{
 		older: map[string]bool{}, packs: map[uint32]*packState{}, manifests: map[string]*manifestState{},
 		byID: map[string]*snapshotState{}, sources: map[string]sourceState{}, sessions: map[string]*sessionState{},
+		spent:   map[string][]spending{},
 		intents: map[uint64]*ledger.Intent{}, removed: map[string]uint64{},
 	}
 }
@@ -130,7 +133,12 @@ func (st *state) applySeal(r ledger.Record) {
 		st.packs[n] = &packState{PackInfo: PackInfo{
 			Number: n, Bytes: r.Seal.Bytes, SHA256: r.Seal.SHA256, Session: r.Seal.Session, Sealed: r.At,
 		}}
-		st.session(r.Seal.Session).lastSeal = r.At
+		session := st.session(r.Seal.Session)
+		session.lastSeal = r.At
+		if r.Seal.Source != "" {
+			session.source = r.Seal.Source
+			spend(st.spent, r.Seal.Source, r.At, r.Seal.Bytes)
+		}
 	} else if id, ok := sealedManifest(r.Seal.File); ok && st.manifests[id] == nil {
 		st.manifests[id] = &manifestState{sealed: r.At, bytes: r.Seal.Bytes}
 	}

@@ -75,6 +75,9 @@ type Store struct {
 	live   map[uint32]bool    // packs of this process that grow or are being sealed
 	// refused is what the newest proposal of a policy said and was not followed.
 	refused []policy.Refusal
+	growing map[uint32]string     // of these the source, where it is known
+	bound   map[string]string     // the sources of sessions of this process
+	saved   map[string][]spending // what sessions claimed that was condemned, by source
 	// published are manifests that this process published and may not have committed.
 	published map[string]bool
 	// attempted are those that it began to publish, also where that failed midway.
@@ -108,7 +111,7 @@ func Open(d durable.Disk, src clock.Source, o Options) (*Store, error) {
 	}
 	s := &Store{
 		disk: d, guard: guard, sharedRoot: o.SharedRoot, ledger: l, readOnly: o.ReadOnly, state: newState(), claims: map[string]*claims{},
-		live: map[uint32]bool{}, published: map[string]bool{}, attempted: map[string]bool{},
+		live: map[uint32]bool{}, growing: map[uint32]string{}, bound: map[string]string{}, saved: map[string][]spending{}, published: map[string]bool{}, attempted: map[string]bool{},
 	}
 	for _, step := range []func() error{s.replay, s.identify, s.newestLedger} {
 		if err := step(); err != nil {
