@@ -132,14 +132,14 @@ func parse(args []string) (*question, error) {
 		if err != nil || k.Cosigner() {
 			return nil, usage("--verifier %q is not the verifier of a vault", verifier)
 		}
-		q.o.Verifier = &k
+		q.o.Verifier = verifier
 	}
 	for _, w := range witnesses {
 		k, err := audit.ParseKey(w)
 		if err != nil || !k.Cosigner() {
 			return nil, usage("--witness %q is not the verifier of a witness", w)
 		}
-		q.o.Witnesses = append(q.o.Witnesses, k)
+		q.o.Witnesses = append(q.o.Witnesses, w)
 	}
 	for _, word := range against {
 		s, err := readSaved(word)

@@ -99,22 +99,22 @@ func readNotes(d Files, base string) (out []noteFile) {
 
 // judge holds the ledger against its own checkpoints and against those that witnesses signed. It gives the leaves that the
 // newest of ours covers.
-func (l *look) judge(key *audit.Key, ours, cosigned []noteFile) {
+func (l *look) judge(ours, cosigned []noteFile) {
 	if len(ours) == 0 && (l.counter.tree.n > 1 || l.counter.broken) {
-		l.r.damage(KindCheckpoint, ledgerDir+"/"+checkpointFile, "it is missing; any checkpoint of this ledger that was saved earlier may be put in its place")
+		l.r.damage(KindCheckpoint, ledgerDir+"/"+checkpointFile, "it is missing, here and in %s/; any checkpoint of this ledger that was saved earlier may be put in its place", logDir)
 	}
 	for _, n := range ours {
-		if l.holds(key, n, "any checkpoint of this ledger that was saved earlier may be put in its place", "the checkpoint covers", "the checkpoint signs") {
+		if l.holds(n, "any checkpoint of this ledger that was saved earlier may be put in its place", "the checkpoint covers", "the checkpoint signs") {
 			l.r.Checkpoint = max(l.r.Checkpoint, n.note.Size)
 		}
 	}
 	signed := map[string]bool{}
 	for _, n := range cosigned {
-		if !l.holds(key, n, "witnesses can be asked again", "witnesses cosigned", "witnesses cosigned") {
+		if !l.holds(n, "witnesses can be asked again", "witnesses cosigned", "witnesses cosigned") {
 			continue
 		}
 		l.r.Cosigned = max(l.r.Cosigned, n.note.Size)
-		for _, w := range l.o.Witnesses {
+		for _, w := range l.witnesses {
 			at, err := n.note.Verify(w)
 			if err != nil {
 				l.r.damage(KindCheckpoint, n.name, "%v", err)
@@ -124,7 +124,7 @@ func (l *look) judge(key *audit.Key, ours, cosigned []noteFile) {
 			l.r.Witnesses = append(l.r.Witnesses, witnessSaid(n.note.Size, []audit.Cosigned{{Witness: w.Name, At: at}})...)
 		}
 	}
-	for _, w := range l.o.Witnesses {
+	for _, w := range l.witnesses {
 		if !signed[w.Name] && len(cosigned) == 0 {
 			l.r.damage(KindCheckpoint, logDir+"/"+cosignedFile, "nothing here carries a cosignature of %q, whose key you gave: it was removed, or never asked for; ask the witness how far it saw this ledger", w.Name)
 		}
@@ -132,14 +132,14 @@ func (l *look) judge(key *audit.Key, ours, cosigned []noteFile) {
 }
 
 // holds says whether a note is signed by the ledger's key, and whether today's ledger extends it.
-func (l *look) holds(key *audit.Key, n noteFile, cure, covers, signs string) bool {
-	if n.err == nil && key == nil {
+func (l *look) holds(n noteFile, cure, covers, signs string) bool {
+	if n.err == nil && l.keys == nil {
 		l.r.damage(KindCheckpoint, n.name, "there is no verifier to check it with")
 		return false
 	}
 	err := n.err
 	if err == nil {
-		_, err = (&audit.Policy{Log: *key}).Check(n.note)
+		err = l.keys.check(n.note)
 	}
 	if err != nil {
 		l.r.damage(KindCheckpoint, n.name, "%v; %s", err, cure)
@@ -159,14 +159,28 @@ func (l *look) holds(key *audit.Key, n noteFile, cure, covers, signs string) boo
 	return false
 }
 
+// isLater says whether a saved checkpoint is of an origin that today's ledger never began.
+func (l *look) isLater(s Saved) bool {
+	if s.note == nil || l.keys == nil {
+		return false
+	}
+	_, later := l.keys.later(l.r.Verifier, s.note.Origin)
+	return later
+}
+
 // against gives the verdict on a checkpoint that was saved.
-func (l *look) against(key *audit.Key, s Saved) Verdict {
+func (l *look) against(s Saved) Verdict {
 	v := Verdict{Saved: s.Name, Size: s.size}
-	if s.note != nil && key != nil {
-		_, err := (&audit.Policy{Log: *key}).Check(s.note)
+	if s.note != nil && l.keys != nil {
+		err := l.keys.check(s.note)
+		later, isLater := l.keys.later(l.r.Verifier, s.note.Origin)
+		if isLater {
+			_, err = s.note.Verify(later)
+		}
+		_, unknown := l.keys.of(s.note.Origin)
 		switch {
-		case s.note.Origin != key.Name:
-			v.Verdict, v.Detail = "foreign", fmt.Sprintf("it is of %q and this ledger is %q: it was saved from another vault, or this vault's first record was replaced", s.note.Origin, key.Name)
+		case unknown != nil && !isLater:
+			v.Verdict, v.Detail = "foreign", fmt.Sprintf("%v: it was saved from another vault, or this vault's first record was replaced", unknown)
 			return v
 		case err != nil || s.odd != nil:
 			v.Verdict, v.Detail = "unsigned", fmt.Sprintf("its signature does not hold (%v): it was changed since it was saved, or the vault's key was. Compare with the verifier that init printed", errors.Join(err, s.odd))
@@ -175,7 +189,7 @@ func (l *look) against(key *audit.Key, s Saved) Verdict {
 	}
 	c := &l.counter
 	switch root, counted := c.roots[s.size]; {
-	case counted && root == s.root:
+	case counted && root == s.root && !l.isLater(s):
 		v.Extends, v.Verdict = true, "extends"
 		v.Detail = fmt.Sprintf("all of its %d records are in the ledger, unchanged", s.size)
 	case counted:

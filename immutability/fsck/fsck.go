@@ -18,10 +18,11 @@ import (
 
 // Options say what to hold a vault against.
 type Options struct {
-	// Verifier is the ledger's key as whoever asks has it; nil takes the ledger's own word.
-	Verifier *audit.Key
-	// Witnesses are keys of whose holders the cosigned checkpoint must carry a signature.
-	Witnesses []audit.Key
+	// Verifier is the ledger's key as whoever asks has it, in its only spelling; "" takes the ledger's own word.
+	Verifier string
+	// Witnesses are verifiers of witnesses that are trusted: the cosigned checkpoint must carry a signature of each, and
+	// where time as witnesses have it ended locks, theirs alone counts.
+	Witnesses []string
 	// Against are checkpoints that were saved elsewhere.
 	Against []Saved
 	// ReadData reads every byte of every pack.
@@ -39,8 +40,10 @@ type look struct {
 	r       *Report
 	h       *history
 	counter counter
-	key     *audit.Key // what signatures are verified with
+	keys    logKeys // what signatures are verified with; nil while no verifier is known
 	names   names
+
+	witnesses []audit.Key
 }
 
 // Look checks a vault. What is wrong with it stands in the report; an error says that it could not be checked. Before the
@@ -54,6 +57,17 @@ func Look(ctx context.Context, d Files, o Options) (*Report, error) {
 	l.counter = counter{d: d, r: l.r, want: map[uint64]bool{}, roots: map[uint64]audit.Hash{}}
 	l.h = newHistory(l.r, func() bool { return l.counter.broken })
 	l.counter.take = l.h.take
+	if len(o.Witnesses) > 0 {
+		l.h.trusted = map[string]bool{}
+	}
+	for _, w := range o.Witnesses {
+		k, err := audit.ParseKey(w)
+		if err != nil {
+			return nil, err
+		}
+		l.witnesses = append(l.witnesses, k)
+		l.h.trusted[w] = true
+	}
 	for _, step := range []func(context.Context) error{l.ledger, l.identity, l.files, l.data} {
 		if err := step(ctx); err != nil {
 			if errors.Is(err, fs.ErrPermission) {
@@ -102,6 +116,11 @@ func (l *look) ledger(context.Context) error {
 	for _, s := range l.o.Against {
 		l.counter.want[s.size] = true
 	}
+	if b, err := read(l.d, behindFile, noteMax); err == nil {
+		if c, err := audit.ParseCheckpoint(b); err == nil {
+			l.counter.want[c.Size] = true
+		}
+	}
 	err := l.counter.count(newest)
 	if errors.Is(err, fs.ErrNotExist) {
 		l.counter.spoil(ledgerDir, "there is no ledger: every record is missing")
@@ -115,9 +134,13 @@ func (l *look) ledger(context.Context) error {
 		l.r.Root = l.counter.tree.root().String()
 	}
 	l.verifier()
-	l.judge(l.key, ours, cosigned)
+	l.judge(ours, cosigned)
+	l.behind()
 	for _, s := range l.o.Against {
-		l.r.Against = append(l.r.Against, l.against(l.key, s))
+		l.r.Against = append(l.r.Against, l.against(s))
+	}
+	if err := l.claims(); err != nil {
+		return err
 	}
 	narrow(l.r.Against)
 	for _, kind := range sorted(l.r.Unknown) {
@@ -126,11 +149,13 @@ func (l *look) ledger(context.Context) error {
 	return nil
 }
 
-// verifier finds the key that the ledger's checkpoints must be signed with.
+// verifier finds the keys that the ledger's checkpoints must be signed with.
 func (l *look) verifier() {
-	l.key = l.o.Verifier
-	if l.key != nil {
-		l.r.VerifierGiven = true
+	if l.o.Verifier != "" {
+		l.r.Verifier, l.r.VerifierGiven = l.o.Verifier, true
+		if k, err := audit.ParseKey(l.o.Verifier); err == nil {
+			l.keys = logKeys{k}
+		}
 	}
 	if l.h.init == nil {
 		if !l.counter.broken {
@@ -138,19 +163,32 @@ func (l *look) verifier() {
 		}
 		return
 	}
-	l.r.Vault, l.r.Verifier = l.h.init.vault, l.h.init.verifier
-	k, err := audit.ParseKey(l.h.init.verifier)
+	l.r.Vault = l.h.init.vault
+	named := l.h.init.verifier
+	k, err := audit.ParseKey(named)
 	if err == nil && (k.Cosigner() || k.Name != "holdfast/"+l.h.init.vault) {
 		err = fmt.Errorf("key of %q", k.Name)
 	}
-	if err != nil {
-		l.r.damage(KindLedger, lineName(1, 1), "the first record does not name the verifier of vault %s: %v", l.h.init.vault, err)
+	switch {
+	case err != nil:
+		l.r.damage(KindLedger, lineName(1, 1), "the first record does not name the verifier of vault %q: %v", l.h.init.vault, err)
+		return
+	case !l.r.VerifierGiven:
+		l.r.Verifier, l.keys = named, logKeys{k}
+	case l.r.Verifier != named:
+		l.r.damage(KindRefuted, lineName(1, 1), "the ledger names the verifier %q, and you gave another: this is another vault, or its first record was replaced", named)
+	}
+	if l.keys == nil {
 		return
 	}
-	if l.key == nil {
-		l.key = &k
-	} else if l.key.Name != k.Name || l.key.ID != k.ID {
-		l.r.damage(KindRefuted, lineName(1, 1), "the ledger names the verifier %q, and you gave another: this is another vault, or its first record was replaced", l.h.init.verifier)
+	for n := range l.h.origins {
+		text, err := under(l.r.Verifier, originName(l.keys[0].Name, n+2))
+		if err != nil {
+			return
+		}
+		if k, err := audit.ParseKey(text); err == nil {
+			l.keys = append(l.keys, k)
+		}
 	}
 }
 

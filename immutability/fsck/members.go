@@ -110,12 +110,19 @@ func (o *object) takeList(name string, p any) {
 
 // bytes reads base64 in its only spelling.
 func (o *object) bytes(name string) []byte {
-	s := o.text(name)
-	b, err := base64.StdEncoding.DecodeString(s)
-	if err != nil || base64.StdEncoding.EncodeToString(b) != s {
-		o.fail(name, "not base64")
+	b, err := decodeBase64(o.text(name))
+	if err != nil {
+		o.fail(name, "%v", err)
 	}
 	return b
+}
+
+func decodeBase64(s string) ([]byte, error) {
+	b, err := base64.StdEncoding.DecodeString(s)
+	if err != nil || base64.StdEncoding.EncodeToString(b) != s {
+		return nil, errors.New("not base64 in its only spelling")
+	}
+	return b, nil
 }
 
 // within gives the object that a member holds.

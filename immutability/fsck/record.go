@@ -44,10 +44,6 @@ type (
 		keyring                   []byte
 		policy                    policy
 	}
-	policy struct {
-		mode                             string
-		defaultSeconds, minimum, maximum int64
-	}
 	segmentBody struct {
 		number int64
 		size   uint64
@@ -87,6 +83,11 @@ type (
 	doneBody struct {
 		intent uint64
 		files  []string
+	}
+	holdBody   struct{ snapshot, reason, by string }
+	policyBody struct {
+		policy policy
+		by     string
 	}
 	clockBody struct {
 		event, detail     string
@@ -176,7 +177,7 @@ func readBody(line []byte) (record, error) {
 var bodies = map[string]func(*object) any{
 	"init": func(o *object) any {
 		return &initBody{format: o.number("format"), vault: o.text("vault"), verifier: o.text("verifier"), identity: o.text("identity"),
-			keyring: o.bytes("keyring"), policy: readPolicy(o, o.within("policy"))}
+			keyring: o.bytes("keyring"), policy: readPolicyIn(o, "policy")}
 	},
 	"segment": func(o *object) any {
 		return &segmentBody{number: o.number("number"), size: o.count("size"), root: o.text("root")}
@@ -203,6 +204,12 @@ var bodies = map[string]func(*object) any{
 		}
 		return b
 	},
+	"hold": func(o *object) any {
+		return &holdBody{snapshot: o.text("snapshot"), reason: o.text("reason"), by: o.text("by")}
+	},
+	"policy":    func(o *object) any { return &policyBody{readPolicy(o), o.text("by")} },
+	"origin":    readOrigin,
+	"witnessed": readWitnessed,
 	"clock": func(o *object) any {
 		return &clockBody{event: o.text("event"), detail: o.text("detail"), off: o.number("off_s"), moved: o.number("moved_s"), times: o.number("times")}
 	},
@@ -218,8 +225,9 @@ func readLock(o *object) lock {
 	return l
 }
 
-func readPolicy(o, in *object) policy {
-	p := policy{mode: in.text("mode"), defaultSeconds: in.number("default_s"), minimum: in.number("min_s"), maximum: in.number("max_s")}
+func readPolicyIn(o *object, name string) policy {
+	in := o.within(name)
+	p := readPolicy(in)
 	if in.err != nil && o.err == nil {
 		o.err = in.err
 	}

@@ -1,9 +1,6 @@
 package fsck
 
-import (
-	"fmt"
-	"time"
-)
+import "time"
 
 // shiftTold is how far the wall clock must move against the running time before a person is told.
 const shiftTold = 10 * time.Minute
@@ -26,7 +23,7 @@ func (h *history) takeClock(r *record, b *clockBody) {
 	case "ran":
 		return
 	}
-	h.r.note(KindClock, fmt.Sprintf("record %d (%s)", r.seq, r.where()), "%s: the wall clock was %d s ahead of what it should show, and had moved by %d s: %s", b.event, b.off, b.moved, b.detail)
+	h.r.note(KindClock, recordName(r), "%s: the wall clock was %d s ahead of what it should show, and had moved by %d s: %s", b.event, b.off, b.moved, b.detail)
 }
 
 // stamp holds a record's moment against the one before. Credited running time never goes back; the wall clock may have
@@ -53,8 +50,8 @@ func (h *history) stamp(r *record) {
 	ran := time.Duration(min(max(at.Running-last.Running, 0), secondsMax)) * time.Second
 	switch {
 	case wall < -shiftTold:
-		h.r.note(KindClock, fmt.Sprintf("record %d (%s)", r.seq, r.where()), "the wall clock went back by %v, to %s", -wall.Round(time.Second), at.Wall.Format(time.RFC3339))
+		h.r.note(KindClock, recordName(r), "the wall clock went back by %v, to %s", -wall.Round(time.Second), at.Wall.Format(time.RFC3339))
 	case ran-wall > shiftTold:
-		h.r.note(KindClock, fmt.Sprintf("record %d (%s)", r.seq, r.where()), "the wall clock fell behind the running time by %v, to %s", (ran - wall).Round(time.Second), at.Wall.Format(time.RFC3339))
+		h.r.note(KindClock, recordName(r), "the wall clock fell behind the running time by %v, to %s", (ran - wall).Round(time.Second), at.Wall.Format(time.RFC3339))
 	}
 }
