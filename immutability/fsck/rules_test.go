@@ -1,0 +1,430 @@
+package fsck
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"strings"
+	"testing"
+	"testing/fstest"
+	"time"
+)
+
+// lies are vaults that the writer never makes: hashes, numbers, roots and signatures all fit.
+var lies = []struct {
+	name  string
+	make  func(k *maker)
+	kind  string
+	words string
+}{
+	{"removed while locked", func(k *maker) {
+		id := k.commit("web1", 1000)
+		k.pass(1000).commit("web1", 1000)
+		k.remove([]string{id})
+	}, KindLock, "had not run by both clocks"},
+	{"removed while an extend runs", func(k *maker) {
+		id := k.commit("web1", 100)
+		k.pass(10).add("extend", map[string]any{"snapshot": id, "lock": lockOf("governance", 10000), "by": "a"})
+		k.pass(200).commit("web1", 1000)
+		k.remove([]string{id})
+	}, KindLock, "had not run by both clocks"},
+	{"removed by the wall clock alone", func(k *maker) {
+		id := k.commit("web1", 1000)
+		k.at.Wall = k.at.Wall.Add(2000 * time.Second)
+		k.pass(1).commit("web1", 1000)
+		k.remove([]string{id})
+	}, KindLock, "had not run by both clocks"},
+	{"removed though held", func(k *maker) {
+		id := k.commit("web1", 100)
+		k.add("hold", map[string]any{"snapshot": id, "reason": "r", "by": "b"})
+		k.pass(1000).commit("web1", 100)
+		k.remove([]string{id})
+	}, KindLock, "which 1 holds keep for ever"},
+	{"removed while the clock was shifted", func(k *maker) {
+		id := k.commit("web1", 100)
+		k.add("clock", map[string]any{"event": "stopped", "off_s": 90000, "moved_s": 90000, "times": 1, "detail": "d"})
+		k.pass(1000).commit("web1", 100)
+		k.remove([]string{id})
+	}, KindLock, "when nothing expires"},
+	{"the newest snapshot removed", func(k *maker) { id := k.commit("web1", 100); k.pass(1000); k.remove([]string{id}) }, KindLock, "which never goes"},
+	{"a manifest removed and not its snapshot", func(k *maker) {
+		id := k.commit("web1", 100)
+		k.add("intent", map[string]any{"files": []map[string]any{{"file": manifestFile(id), "sha256": id}}, "snapshots": []string{}, "reason": "r"})
+	}, KindLock, "and not the snapshot"},
+	{"a pack removed that is relied on", func(k *maker) { p := k.seal("s"); k.commit("web1", 100, p); k.pass(1000); k.remove(nil, p) }, KindLock, "were removed while it relied on them"},
+	{"a commit on a pack that had gone", func(k *maker) { p := k.seal("s"); k.remove(nil, p); k.commit("web1", 100, p) }, KindRecord, "had been removed before it"},
+	{"a commit on a pack that never was", func(k *maker) { k.commit("web1", 100, 77) }, KindRecord, "no record seals"},
+	{"a commit on a pack that was sealed later", func(k *maker) { k.commit("web1", 100, 1); k.seal("s") }, KindRecord, "in another order"},
+	{"a lock below the minimum", func(k *maker) { k.commit("web1", 99) }, KindLock, "demands at least 100 s"},
+	{"a lock above the maximum", func(k *maker) { k.commit("web1", 1000001) }, KindLock, "allows at most"},
+	{"a lock below a source's minimum", func(k *maker) {
+		k.add("policy", map[string]any{"mode": "governance", "default_s": 1000, "min_s": 100, "max_s": 1000000, "by": "", "sources": map[string]any{"db1": map[string]any{"min_s": 500}}})
+		k.commit("db1", 400)
+	}, KindLock, "demands at least 500 s"},
+	{"governance under a compliance policy", func(k *maker) {
+		k.add("policy", map[string]any{"mode": "compliance", "default_s": 1000, "min_s": 100, "max_s": 1000000, "by": ""})
+		k.commit("web1", 1000)
+	}, KindLock, "demands compliance"},
+	{"a looser policy", func(k *maker) {
+		k.add("policy", map[string]any{"mode": "governance", "default_s": 1000, "min_s": 50, "max_s": 1000000, "by": ""})
+	}, KindLock, "looser than any of the last 72 hours"},
+	{"a change taken back too late", func(k *maker) {
+		k.add("policy", map[string]any{"mode": "governance", "default_s": 1000, "min_s": 150, "max_s": 1000000, "by": ""})
+		k.pass(73*3600).add("policy", map[string]any{"mode": "governance", "default_s": 1000, "min_s": 100, "max_s": 1000000, "by": ""})
+	}, KindLock, "looser than any of the last 72 hours"},
+	{"a policy that contradicts itself", func(k *maker) {
+		k.add("policy", map[string]any{"mode": "governance", "default_s": 1, "min_s": 50, "max_s": 1000000, "by": ""})
+	}, KindRecord, "contradicts itself"},
+	{"an extend that shortens", func(k *maker) {
+		id := k.commit("web1", 1000)
+		k.pass(10).add("extend", map[string]any{"snapshot": id, "lock": lockOf("governance", 500), "by": "a"})
+	}, KindLock, "it would shorten"},
+	{"an extend that weakens", func(k *maker) {
+		id, h := k.manifest("web1", "s")
+		k.commitOf(id, h, lockOf("compliance", 1000))
+		k.pass(10).add("extend", map[string]any{"snapshot": id, "lock": lockOf("governance", 5000), "by": "a"})
+	}, KindLock, "it would weaken"},
+	{"an extend of nothing", func(k *maker) {
+		k.add("extend", map[string]any{"snapshot": strings.Repeat("a", 64), "lock": lockOf("governance", 500), "by": "a"})
+	}, KindRecord, "which no record commits"},
+	{"a hold of nothing", func(k *maker) {
+		k.add("hold", map[string]any{"snapshot": strings.Repeat("a", 64), "reason": "r", "by": "a"})
+	}, KindRecord, "which no record commits"},
+	{"a removal of nothing", func(k *maker) { k.remove([]string{strings.Repeat("a", 64)}) }, KindRecord, "which no record commits"},
+	{"done without an intent", func(k *maker) { k.add("done", map[string]any{"intent": 0, "files": []string{}}) }, KindRecord, "which is no removal"},
+	{"done of more than was meant", func(k *maker) {
+		p := k.seal("s")
+		seq := k.remove(nil, p)
+		k.add("done", map[string]any{"intent": seq, "files": []string{"packs/00000009.pack"}})
+	}, KindRecord, "does not name"},
+	{"a name outside packs and manifests", func(k *maker) {
+		k.add("intent", map[string]any{"files": []map[string]any{{"file": "packs/../keyring", "sha256": "x"}}, "snapshots": []string{}, "reason": "r"})
+	}, KindRecord, "no pack and no manifest"},
+	{"a seal of something else", func(k *maker) {
+		k.add("seal", map[string]any{"file": "/etc/passwd", "sha256": strings.Repeat("0", 64), "bytes": 1, "session": "", "recovered": false})
+	}, KindRecord, "no pack and no manifest"},
+	{"a pack sealed twice, differently", func(k *maker) {
+		k.seal("s")
+		k.add("seal", map[string]any{"file": "packs/00000001.pack", "sha256": strings.Repeat("0", 64), "bytes": 1, "session": "", "recovered": false})
+	}, KindRecord, "the first one counts"},
+	{"a commit that follows another snapshot", func(k *maker) {
+		k.commit("web1", 100)
+		k.last["web1"] = [2]string{}
+		k.pass(10).commit("web1", 100)
+	}, KindRecord, "a snapshot of this source was left out"},
+	{"labels that go back", func(k *maker) {
+		k.commit("web1", 100)
+		k.at.Wall = k.at.Wall.Add(-time.Hour)
+		k.commit("web1", 100)
+	}, KindRecord, "does not come after"},
+	{"a label of the future", func(k *maker) {
+		id, h := k.manifest("web1", "s")
+		h.Label = "20360701T030405Z"
+		k.commitOf(id, h, lockOf("governance", 1000))
+	}, KindRecord, "the label or the stamp was changed"},
+	{"a commit that says other things than its manifest", func(k *maker) {
+		id, h := k.manifest("web1", "s")
+		h.Session = "t"
+		k.commitOf(id, h, lockOf("governance", 1000))
+	}, KindRecord, "does not say what record"},
+	{"running time that goes back", func(k *maker) { k.pass(100).seal("s"); k.at.Running = 5; k.seal("s") }, KindClock, "never goes back"},
+	{"a manifest of a snapshot that was cut off", func(k *maker) {
+		k.last["web1"] = [2]string{"", strings.Repeat("c", 64)}
+		k.manifest("web1", "s")
+	}, KindRefuted, "the ledger is older than the vault"},
+	{"a manifest with another vault's keyring", func(k *maker) {
+		ring := k.keyring
+		k.keyring = []byte("another\n")
+		k.commit("web1", 100)
+		k.keyring = ring
+	}, KindIdentity, "none that the ledger holds"},
+	{"witnesses who did not sign", func(k *maker) {
+		k.add("witnessed", map[string]any{"origin": k.key.name, "size": 1, "root": k.root(1), "quorum": 1, "cosignatures": []map[string]any{
+			{"witness": newKey("w1", 4, 9).verifier(), "at": k.at.Wall.Format(wallForm), "signature": newKey("w1", 4, 8).sign("x", k.at.Wall)}}})
+	}, KindRecord, "does not hold"},
+	{"witnesses who signed another past", func(k *maker) {
+		k.seal("s")
+		k.witnessed(1, k.at.Wall, k.root(2), newKey("w1", 4, 9))
+	}, KindRefuted, "holds a root of the first 1 records that these do not have"},
+	{"an origin that lost nothing", func(k *maker) { k.seal("s"); k.seal("s"); k.origin(2, k.root(2), k.key) }, KindLedger, "were lost, and they are here"},
+	{"an origin with somebody else's proof", func(k *maker) {
+		k.origin(9, k.root(1), newKey(k.key.name, 1, 3))
+	}, KindLedger, "does not hold"},
+	{"a second beginning", func(k *maker) { k.lines = append(k.lines, k.lines[0]) }, KindLedger, "it has number 0"},
+	{"a clock put forward", func(k *maker) { k.pass(100).seal("s"); k.clock(100 + 30*24*3600) }, KindClock, "so that locks would end early"},
+	{"another vault's clock", func(k *maker) { k.m.put("keeper/clock", clockFileOf(strings.Repeat("f", 32), 0, k.at.Wall)) }, KindClock, "it is the clock of vault"},
+	{"a stray among the packs", func(k *maker) { k.m.put("packs/x", []byte("x")) }, KindUnnamed, "no part of a vault"},
+	{"a stray in the ledger", func(k *maker) { k.m.put("ledger/x", []byte("x")) }, KindUnnamed, "no part of the ledger"},
+	{"a member in two spellings", func(k *maker) {
+		body := fmt.Sprintf(`{"seq":%d,"kind":"hold","at":{"wall":"2026-07-01T03:04:05Z","running_s":0,"boot":"b"},"hold":{"snapshot":"a","Snapshot":"b","reason":"","by":""}`, len(k.lines))
+		k.lines = append(k.lines, fmt.Sprintf(`%s,"hash":"%x"}`, body, sha256.Sum256([]byte(body))))
+	}, KindLedger, "stands twice"},
+}
+
+// witnessed has a witness sign the head of a size, and records it.
+func (k *maker) witnessed(size int, at time.Time, root string, w logKey) {
+	text := fmt.Sprintf("%s\n%d\n%s\n", k.key.name, size, root)
+	k.add("witnessed", map[string]any{"origin": k.key.name, "size": size, "root": root, "quorum": 1, "cosignatures": []map[string]any{
+		{"witness": w.verifier(), "at": at.Format(wallForm), "signature": w.sign(text, at)}}})
+}
+
+// origin goes on under another name, having lost a head that somebody signed.
+func (k *maker) origin(lostSize uint64, lostRoot string, by logKey) {
+	n := len(k.lines)
+	next := k.key
+	next.name += "/2"
+	k.add("origin", map[string]any{"number": 2, "origin": next.name, "verifier": next.verifier(), "before": k.key.name,
+		"own": map[string]any{"size": n, "root": k.root(n)}, "lost": map[string]any{"size": lostSize, "root": lostRoot},
+		"note": by.note(lostSize, lostRoot), "quorum": []string{}, "by": "a", "reason": "r"})
+}
+
+func clockFileOf(vault string, running int64, wall time.Time) []byte {
+	line := fmt.Sprintf(`{"format":2,"vault":%q,"running_ns":%d,"boot":"b","wall":%q,"shift":null`, vault, running*1e9, wall.Format(wallForm))
+	return fmt.Appendf(nil, "%s,\"sha256\":\"%x\"}\n", line, sha256.Sum256([]byte(line)))
+}
+
+func (k *maker) clock(running int64) {
+	k.m.put("keeper/clock", clockFileOf(testVault, running, k.at.Wall))
+}
+
+// TestRecordsThatCannotBeAreTold tells each lie, in a vault that is well otherwise.
+func TestRecordsThatCannotBeAreTold(t *testing.T) {
+	for _, x := range lies {
+		t.Run(x.name, func(t *testing.T) {
+			k := newMaker(t)
+			x.make(k)
+			r := k.look(Options{})
+			if !r.says(x.kind, x.words) {
+				t.Errorf("no %s says %q: %+v", x.kind, x.words, r.Damage)
+			}
+		})
+	}
+}
+
+// TestWhatMayBeIsNoDamage: traces of crashes, corrections, and what newer releases write.
+func TestWhatMayBeIsNoDamage(t *testing.T) {
+	for name, x := range map[string]struct {
+		make func(k *maker)
+		note string
+	}{
+		"a torn line": {func(k *maker) {
+			k.files()
+			k.m.put(segmentName(1), append(k.m.MapFS[segmentName(1)].Data, `{"seq":`...))
+		}, "a write was cut"},
+		"a segment with nothing": {func(k *maker) { k.m.put(segmentName(9), []byte("torn")) }, "a write was cut"},
+		"a pack on its way":      {func(k *maker) { k.m.put("packs/00000009.pack", []byte("x")) }, "the next start records it"},
+		"a manifest on its way":  {func(k *maker) { k.manifest("web1", "s") }, "a commit that was cut"},
+		"a removal on its way": {func(k *maker) {
+			p := k.seal("s")
+			b := k.m.MapFS["packs/00000001.pack"]
+			k.remove(nil, p)
+			k.m.MapFS["packs/00000001.pack"] = b
+		}, "the next start carries that out"},
+		"a pull on its way":         {func(k *maker) { k.m.put("incoming/00000009.pack", []byte("x")) }, "files that grow"},
+		"a kind of a later release": {func(k *maker) { k.add("later", map[string]any{"x": 1}) }, `kind "later"`},
+		"a member of a later release": {func(k *maker) {
+			k.add("hold", map[string]any{"snapshot": k.commit("web1", 100), "reason": "", "by": "", "more": 1})
+		}, ""},
+		"a wall clock put back": {func(k *maker) { k.pass(100).seal("s"); k.at.Wall = k.at.Wall.Add(-48 * time.Hour); k.seal("s") }, "the wall clock went back"},
+		"a commit issued twice": {func(k *maker) {
+			id, h := k.manifest("web1", "s")
+			k.commitOf(id, h, lockOf("governance", 100))
+			k.commitOf(id, h, lockOf("governance", 100))
+		}, ""},
+		"no clock": {func(*maker) {}, "it is missing"},
+		"a policy taken back": {func(k *maker) {
+			k.add("policy", map[string]any{"mode": "compliance", "default_s": 1000, "min_s": 150, "max_s": 1000000, "by": ""})
+			k.pass(71*3600).add("policy", map[string]any{"mode": "governance", "default_s": 1000, "min_s": 100, "max_s": 1000000, "by": ""})
+		}, ""},
+		"a lock that ended by the witnesses' time": {func(k *maker) {
+			w := newKey("w1", 4, 9)
+			id := k.commit("web1", 1000)
+			k.witnessed(len(k.lines), k.at.Wall, k.root(len(k.lines)), w)
+			k.at.Wall = k.at.Wall.Add(2000 * time.Second)
+			k.pass(1).commit("web1", 1000)
+			k.witnessed(len(k.lines), k.at.Wall, k.root(len(k.lines)), w)
+			k.remove([]string{id})
+		}, "by the word of witnesses"},
+		"another origin": {func(k *maker) {
+			k.seal("s")
+			k.origin(9, k.root(1), k.key)
+		}, "the ledger was rolled back"},
+		"a clock behind":  {func(k *maker) { k.pass(9999).seal("s"); k.clock(3) }, "behind the newest record"},
+		"no part of ours": {func(k *maker) { k.m.put("notes.txt", []byte("x")) }, "no part of a vault"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			k := newMaker(t)
+			x.make(k)
+			if name != "a torn line" {
+				k.files()
+			}
+			r := lookAt(t, k.m, Options{})
+			if !r.OK() {
+				t.Errorf("%+v", r.Damage)
+			}
+			for _, n := range r.Notes {
+				if strings.Contains(n.What+n.Detail, x.note) {
+					return
+				}
+			}
+			t.Errorf("nothing notes %q: %+v", x.note, r.Notes)
+		})
+	}
+}
+
+// TestWitnessesOfOthersEndNoLock: with keys given, the ledger's own word for a witness does not count.
+func TestWitnessesOfOthersEndNoLock(t *testing.T) {
+	w := newKey("w1", 4, 9)
+	k := newMaker(t)
+	id := k.commit("web1", 1000)
+	k.witnessed(len(k.lines), k.at.Wall, k.root(len(k.lines)), w)
+	k.at.Wall = k.at.Wall.Add(2000 * time.Second)
+	k.pass(1).commit("web1", 1000)
+	k.witnessed(len(k.lines), k.at.Wall, k.root(len(k.lines)), w)
+	k.remove([]string{id})
+	if r := k.look(Options{Witnesses: []string{newKey("w2", 4, 7).verifier()}}); !r.says(KindLock, "had not run") {
+		t.Errorf("%+v", r.Damage)
+	}
+	if r := k.look(Options{Witnesses: []string{w.verifier()}}); r.says(KindLock, "") {
+		t.Errorf("%+v", r.Damage)
+	}
+}
+
+// TestCheckpointsOfEveryOriginAreHeldAgainstTheLedger follows a ledger through a rollback.
+func TestCheckpointsOfEveryOriginAreHeldAgainstTheLedger(t *testing.T) {
+	k := newMaker(t)
+	k.seal("s")
+	early := saved(t, k.key.note(2, k.root(2)))
+	lost := saved(t, k.key.note(9, k.root(1)))
+	next := k.key
+	next.name += "/2"
+	k.files()
+	k.m.put("log/behind", []byte(k.key.note(9, k.root(1))))
+	if r := lookAt(t, k.m, Options{Against: []Saved{early, lost}}); !r.says(KindRefuted, "behind what its own key signed") || !r.Against[0].Extends || r.Against[1].Verdict != "shorter" {
+		t.Errorf("%+v %+v", r.Damage, r.Against)
+	}
+	k.origin(9, k.root(1), k.key)
+	k.seal("s")
+	k.files()
+	now := next.note(uint64(len(k.lines)), k.root(len(k.lines)))
+	k.m.put("log/checkpoint", []byte(now))
+	third := next
+	third.name = k.key.name + "/3"
+	r := lookAt(t, k.m, Options{Verifier: k.key.verifier(), Against: []Saved{early, lost, saved(t, now), saved(t, third.note(2, k.root(2)))}})
+	if !r.says("", "") && r.DamageCount > 0 || !r.Against[0].Extends || r.Against[1].Extends || !r.Against[2].Extends || r.Against[3].Extends {
+		t.Errorf("%+v %+v", r.Damage, r.Against)
+	}
+}
+
+// TestNoFlipGoesUnseen flips a bit of every byte: of all with HOLDFAST_SWEEP=full, of some otherwise.
+func TestNoFlipGoesUnseen(t *testing.T) {
+	k := healthy(t)
+	w := newKey("w1", 4, 9)
+	m := k.files()
+	text := fmt.Sprintf("%s\n%d\n%s\n", k.key.name, 5, k.root(5))
+	m.put("ledger/cosigned", []byte(text+"\n— "+k.key.name+" "+k.key.sign(text, time.Time{})+"\n— w1 "+w.sign(text, k.at.Wall)+"\n"))
+	k.clock(k.at.Running)
+	o := Options{Witnesses: []string{w.verifier()}}
+	if r := lookAt(t, m, o); !r.OK() {
+		t.Fatalf("%+v", r.Damage)
+	}
+	step := 37
+	if os.Getenv("HOLDFAST_SWEEP") == "full" {
+		step = 1
+	}
+	r := rand.New(rand.NewPCG(1, 2))
+	flips := 0
+	for _, name := range filesOf(m) {
+		whole := m.MapFS[name].Data
+		for i := r.IntN(step); i < len(whole); i += 1 + r.IntN(2*step-1) {
+			b := bytes.Clone(whole)
+			b[i] ^= 1 << r.IntN(8)
+			m.MapFS[name] = &fstest.MapFile{Data: b, Mode: 0o600}
+			flips++
+			if r := lookAt(t, m, o); r.OK() {
+				t.Errorf("%s: byte %d is %q instead of %q and nobody saw it", name, i, b[i], whole[i])
+			}
+		}
+		m.put(name, whole)
+	}
+	t.Logf("%d flips in %d files", flips, len(filesOf(m)))
+}
+
+// TestWhatIsMissingIsNamedWithItsSnapshots: the person who reads it has to restore something.
+func TestWhatIsMissingIsNamedWithItsSnapshots(t *testing.T) {
+	k := healthy(t)
+	m := k.files()
+	delete(m.MapFS, "packs/00000003.pack")
+	r := lookAt(t, m, Options{})
+	if !r.says(KindMissing, "packs/00000003.pack") || len(r.Damage[0].Snapshots) != 3 {
+		t.Errorf("%+v", r.Damage)
+	}
+	for _, s := range r.Sources {
+		if s.Damaged == 0 || s.NewestWhole != "" {
+			t.Errorf("%+v", s)
+		}
+	}
+}
+
+// FuzzVault puts hostile bytes in the place of each file.
+func FuzzVault(f *testing.F) {
+	k := healthy(f)
+	k.clock(5)
+	m := k.files()
+	m.put("log/behind", []byte(k.key.note(2, k.root(2))))
+	all := filesOf(m)
+	for i, name := range all {
+		f.Add(uint8(i), m.MapFS[name].Data)
+	}
+	f.Fuzz(func(t *testing.T, n uint8, b []byte) {
+		name := all[int(n)%len(all)]
+		mine := memory{fstest.MapFS{}}
+		for k, v := range m.MapFS {
+			mine.MapFS[k] = v
+		}
+		changed := !bytes.Equal(b, m.MapFS[name].Data)
+		mine.put(name, b)
+		r, err := Look(t.Context(), mine, Options{ReadData: true})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if changed && strings.HasPrefix(name, "manifests/") && r.OK() {
+			t.Errorf("%s was changed and nobody saw it", name)
+		}
+	})
+}
+
+// FuzzLine reads hostile lines, whose hashes fit.
+func FuzzLine(f *testing.F) {
+	for _, l := range healthy(f).lines {
+		f.Add([]byte(l[:strings.LastIndex(l, `,"hash"`)]))
+	}
+	f.Fuzz(func(t *testing.T, b []byte) {
+		line := fmt.Appendf(bytes.Clone(b), `,"hash":"%x"}`, sha256.Sum256(b))
+		r, err := readLine(line)
+		if err != nil {
+			return
+		}
+		if !bytes.HasPrefix(line, fmt.Appendf(nil, `{"seq":%d,"kind":`, r.seq)) {
+			t.Errorf("%q was read as record %d", line, r.seq)
+		}
+		h := newHistory(&Report{Kinds: map[string]int{}, Unknown: map[string]int{}}, func() bool { return false })
+		h.take(&r)
+		h.take(&r)
+	})
+}
+
+// FuzzSaved reads hostile checkpoints.
+func FuzzSaved(f *testing.F) {
+	f.Add([]byte(newKey("holdfast/x", 1, 1).note(5, "CsUYapGGPo4dkMgIAUqom/Xajj7h2fB2MPA3j2jxq2I=")))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		if s, err := ParseSaved("x", b); err == nil && s.note == nil {
+			t.Error("a checkpoint without its note")
+		}
+		if s, err := ParseSizeRoot(string(b)); err == nil && s.size == 0 {
+			t.Error("a size of nought")
+		}
+	})
+}
