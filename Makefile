@@ -5,7 +5,7 @@
 # make index-growth    what a look-up, opening and memory of the index cost at 1, 10 and 50 million chunks; SCRATCH has 10 GB free
 # make year      a simulated year of hourly pulls: what grows, with and without evacuation
 # make bench      us beside rsync, rclone, sftp, restic and borg at full size: hours, 20 GB; make bench-small for a look at the tool
-# make crash-sweep, kill-sweep, flip-sweep, power-cuts, fuzz    the long forms of what `make test` samples
+# make crash-sweep, kill-sweep, flip-sweep, power-cuts, keeper-cuts, fuzz    the long forms of what `make test` samples
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 
@@ -23,7 +23,7 @@ SCRATCH     ?= $(or $(TMPDIR),/tmp)
 # sshd is where an ordinary user's PATH does not look.
 export PATH := $(PATH):/usr/sbin:/sbin:$(dir $(GO))
 
-.PHONY: all build install test check vet format lint tools million year index-growth bench bench-small resume-huge crash-sweep kill-sweep flip-sweep power-cuts fuzz clean
+.PHONY: all build install test check vet format lint tools million year index-growth bench bench-small resume-huge crash-sweep kill-sweep flip-sweep power-cuts keeper-cuts fuzz clean
 
 all: build
 
@@ -75,7 +75,7 @@ lint:
 # Program and Debian package of everything that the tests talk to.
 TOOLS := sshd:openssh-server ssh:openssh-client sftp:openssh-client ssh-keygen:openssh-client prometheus:prometheus \
          promtool:prometheus systemd-analyze:systemd systemd-sysusers:systemd jq:jq rsync:rsync git:git gcc:gcc \
-         mkfs.ext4:e2fsprogs mount:mount setpriv:util-linux unshare:util-linux
+         mkfs.ext4:e2fsprogs mkfs.xfs:xfsprogs mount:mount setpriv:util-linux unshare:util-linux
 
 tools:
 	@missing=""; \
@@ -121,7 +121,7 @@ bench-small:
 	$(GO) run ./bench -scale 0.01 -n 1 -out bin/bench-small.md $(BENCH)
 
 crash-sweep:
-	$(call sweep,Cut|Crash,./vault/... ./immutability/...,HOLDFAST_SWEEP=full)
+	$(call sweep,Cut|Crash|Fault|Killed,./vault/... ./immutability/...,HOLDFAST_SWEEP=full)
 
 # A real pull of a real sshd, killed at 50 moments.
 kill-sweep:
@@ -144,6 +144,10 @@ boot:
 # A real kernel that loses what was not synced: loop devices, so root.
 power-cuts:
 	$(call sweep,RealKernel,./immutability/durable/...,HOLDFAST_LOOP_TEST=$(CUTS))
+
+# The same of the whole guarded vault, on ext4 and on XFS.
+keeper-cuts:
+	$(call sweep,RealKernel|OldWriters,./immutability/worm,HOLDFAST_LOOP_TEST=$(CUTS))
 
 # Every fuzz target in turn, FUZZTIME each.
 fuzz:

@@ -119,7 +119,8 @@ type memory struct {
 	packs       map[uint32][]byte // sealed, acknowledged
 	snapshots   map[string]acked
 	gone        map[string]bool // removal was acknowledged
-	pruned      bool            // a prune was begun: what may go may be gone
+	pruned      bool            // a removal was begun: what may go may be gone
+	mayGo       map[string]bool // snapshots whose locks had run when it was
 	checkpoints [][]byte
 }
 
@@ -145,12 +146,12 @@ func newGuarded() *memory {
 }
 
 func newMemory() *memory {
-	return &memory{packs: map[uint32][]byte{}, snapshots: map[string]acked{}, gone: map[string]bool{}}
+	return &memory{packs: map[uint32][]byte{}, snapshots: map[string]acked{}, gone: map[string]bool{}, mayGo: map[string]bool{}}
 }
 
 func (m *memory) clone() *memory {
 	c := *m
-	c.packs, c.snapshots, c.gone = maps.Clone(m.packs), maps.Clone(m.snapshots), maps.Clone(m.gone)
+	c.packs, c.snapshots, c.gone, c.mayGo = maps.Clone(m.packs), maps.Clone(m.snapshots), maps.Clone(m.gone), maps.Clone(m.mayGo)
 	c.checkpoints = slices.Clip(m.checkpoints)
 	return &c
 }
@@ -236,15 +237,40 @@ func (m *memory) life(d durable.Disk, src *clock.Manual, persist bool) error {
 		_, _ = left.File.Write(content(left.Number))
 	}
 	src.Advance(3 * time.Hour) // all locks have run, the third snapshot is the newest
-	m.pruned = true
-	if err := again(func() error { return m.prune(s) }); err != nil {
+	// What a session claims is condemned and swept later than the rest.
+	if packs := s.Packs(); len(packs) > 0 {
+		s.ClaimOne("s4", packs[0].Number)
+	}
+	if err := again(func() error { _, _, err := s.Condemn(ctx); return err }); err != nil {
+		return err
+	}
+	src.Advance(condemnedFor)
+	if err := again(func() error { return m.removing(s, src, s.Sweep) }); err != nil {
+		return err
+	}
+	if err := again(func() error { return m.prune(s, src) }); err != nil {
 		return err
 	}
 	return s.Close()
 }
 
-func (m *memory) prune(s *Store) error {
-	rep, err := s.Prune(ctx, false)
+func (m *memory) prune(s *Store, src clock.Source) error {
+	return m.removing(s, src, func(ctx context.Context) (PruneReport, error) { return s.Prune(ctx, false) })
+}
+
+// removing lets a removal take what may go now, and remembers what it acknowledged.
+func (m *memory) removing(s *Store, src clock.Source, remove func(context.Context) (PruneReport, error)) error {
+	now, err := src.Read()
+	if err != nil {
+		return err
+	}
+	m.pruned = true
+	for id, a := range m.snapshots {
+		if a.until.Before(now.Wall) {
+			m.mayGo[id] = true
+		}
+	}
+	rep, err := remove(ctx)
 	for _, id := range rep.Snapshots {
 		m.gone[id] = true
 	}
@@ -322,8 +348,8 @@ func (m *memory) holds(s *Store) error {
 			add("snapshot %.8s was removed and is back", id)
 		}
 		if !ok {
-			if !m.pruned {
-				add("snapshot %.8s is lost", id)
+			if !m.mayGo[id] {
+				add("snapshot %.8s is lost, locked until %v", id, a.until)
 			}
 			continue
 		}
