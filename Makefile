@@ -5,6 +5,7 @@
 # make index-growth    what a look-up, opening and memory of the index cost at 1, 10 and 50 million chunks; SCRATCH has 10 GB free
 # make year      a simulated year of hourly pulls: what grows, with and without evacuation
 # make bench      us beside rsync, rclone, sftp, restic and borg at full size: hours, 20 GB; make bench-small for a look at the tool
+# make histories    a million random lives of a vault under random schedules of its clocks: 20 minutes on two processors
 # make crash-sweep, kill-sweep, flip-sweep, power-cuts, keeper-cuts, fuzz    the long forms of what `make test` samples
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
@@ -17,13 +18,14 @@ PACKAGES    ?= ./...
 TIMEOUT     ?= 22m
 FUZZTIME    ?= 30s
 CUTS        ?= 500
+HISTORIES   ?= 1000000
 GROWTH      ?= 1000000,10000000,50000000
 SCRATCH     ?= $(or $(TMPDIR),/tmp)
 
 # sshd is where an ordinary user's PATH does not look.
 export PATH := $(PATH):/usr/sbin:/sbin:$(dir $(GO))
 
-.PHONY: all build install test check vet format lint tools million year index-growth bench bench-small resume-huge crash-sweep kill-sweep flip-sweep power-cuts keeper-cuts fuzz clean
+.PHONY: all build install test check vet format lint tools million year index-growth bench bench-small resume-huge crash-sweep histories kill-sweep flip-sweep power-cuts keeper-cuts fuzz clean
 
 all: build
 
@@ -122,6 +124,10 @@ bench-small:
 
 crash-sweep:
 	$(call sweep,Cut|Crash|Fault|Killed,./vault/... ./immutability/...,HOLDFAST_SWEEP=full)
+
+# HISTORIES lives, and a twentieth of that on a guarded disk; HOLDFAST_HISTORY_FIRST=SEED begins elsewhere.
+histories:
+	$(call sweep,NoHistoryBreaksAPromise,./immutability/worm,HOLDFAST_HISTORIES=$(HISTORIES))
 
 # A real pull of a real sshd, killed at 50 moments.
 kill-sweep:

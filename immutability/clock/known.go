@@ -76,7 +76,7 @@ func take(st state, r Reading, k Known) (state, error) {
 		return begin(r, k), nil // the power failed between that record and this file
 	}
 	// What is older than the ledger was not put down after the last stamp, whatever it says.
-	st.Idle = st.Idle && had >= k.Newest.Running
+	st.Idle = st.Idle && had >= k.Newest.Running && !st.Wall.Before(wholeSeconds(k.Newest.Wall))
 	if k.Vault != "" {
 		st.Vault = k.Vault
 	}

@@ -162,3 +162,18 @@ func TestLostStateDoesNotHideAWallClockBehindTheLedger(t *testing.T) {
 		}
 	}
 }
+
+// The expectation that a reboot carries on was once written with fractions of a second, which nobody read back: the file was
+// taken for damaged, and the shift was forgotten by the next process.
+func TestShiftIsNotForgottenForAFractionOfASecond(t *testing.T) {
+	for _, off := range []time.Duration{-time.Hour, 30 * day} {
+		m := newMachine(t)
+		m.m.Advance(day + 123456789)
+		m.m.StepWall(off)
+		m.reboot(0)
+		m.shifted(true, off.String())
+		if err := m.c.Found(); err != nil {
+			t.Errorf("%v: %v", off, err)
+		}
+	}
+}

@@ -69,7 +69,8 @@ func (s state) advance(r Reading, mayCredit bool) state {
 // reboot carries the expectation into another boot. How long the machine was off cannot be known: any wall clock later
 // than the last may be right, and an earlier one cannot.
 func (s state) reboot(wall time.Time, at time.Duration) state {
-	expected := s.ExpectedWall.Add(s.Boottime - s.ExpectedAt) // at the last reading of the boot before
+	// At the last reading of the boot before, in the whole seconds that the file can hold.
+	expected := wholeSeconds(s.ExpectedWall.Add(s.Boottime - s.ExpectedAt))
 	ahead := s.Wall.Sub(expected)
 	s.Carried = false
 	switch {
