@@ -24,7 +24,7 @@ type promised struct {
 	complete, clean bool
 	grants          []promise
 	packs           []uint32
-	gone            bool
+	held, gone      bool
 }
 
 // promise is a lock: from this real moment for so long.
@@ -100,6 +100,9 @@ func (m *model) keeps(s *promised) string {
 func (m *model) mayGo(s *promised) string {
 	if s.gone {
 		return "it went before"
+	}
+	if s.held {
+		return "it is held"
 	}
 	if why := m.shift.holds(); why != "" {
 		return why

@@ -48,9 +48,16 @@ func newHistory(seed uint64, guard, tame bool) (*history, error) {
 	r := rand.New(rand.NewPCG(seed, 1))
 	l := schedules[r.IntN(len(schedules))]
 	h := &history{r: r, m: newMachine(l), disk: d.Clone(), guard: guard, tame: tame}
-	// BOOTTIME can be steered, and is believed only as far as MONOTONIC_RAW goes, so that one is what has to be honest.
-	h.mod = newModel(!l.wall || !l.raw)
-	h.say("lies: %+v, guard %v", l, guard)
+	if r.IntN(6) == 0 {
+		h.liars = r.IntN(4)
+		if err := h.witnesses(); err != nil {
+			return h, err
+		}
+	}
+	// BOOTTIME can be steered, and is believed only as far as MONOTONIC_RAW goes, so that one is what has to be honest; and
+	// with it the quorum of the witnesses, whose time stands in for running time.
+	h.mod = newModel(!l.wall || !l.raw && h.liars < 2)
+	h.say("lies: %+v, guard %v, %d witnesses of whom %d lie", l, guard, len(h.seers), h.liars)
 	h.mod.shift.born = true
 	if err := h.open(); err != nil {
 		return h, err
@@ -92,6 +99,9 @@ func (h *history) step() error {
 		d := h.span(500 * day)
 		h.say("%v pass", d)
 		h.pass(d, false)
+		if h.seers != nil && h.r.IntN(2) == 0 {
+			return h.ask()
+		}
 	case k < 58:
 		d := h.span(500 * day)
 		h.say("asleep for %v", d)
@@ -313,7 +323,7 @@ func (h *history) end() error {
 	}
 	for _, s := range all {
 		p := h.mod.find(s.ID)
-		if h.mod.keeps(p) == "" && !s.Committed.Wall.After(h.m.origin.Add(h.m.wall-61*day)) && len(p.grants) == 1 {
+		if h.mod.keeps(p) == "" && !p.held && !s.Committed.Wall.After(h.m.origin.Add(h.m.wall-61*day)) && len(p.grants) == 1 {
 			return broken("%.8s of %s is still there (locked %v until %v)", p.id, p.source, s.Locked, s.LockedUntil)
 		}
 	}

@@ -1,12 +1,14 @@
 package worm_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"math/rand/v2"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/RoaringBitmap/roaring/v2"
@@ -15,7 +17,9 @@ import (
 	"github.com/holdfast-vault/holdfast/immutability/durable/crashdisk"
 	"github.com/holdfast-vault/holdfast/immutability/ledger"
 	"github.com/holdfast-vault/holdfast/immutability/reliance"
+	"github.com/holdfast-vault/holdfast/immutability/witness"
 	"github.com/holdfast-vault/holdfast/immutability/worm"
+	"golang.org/x/mod/sumdb/note"
 )
 
 const (
@@ -60,6 +64,9 @@ type history struct {
 	fate  strings.Builder // what became of the snapshots of all other sources
 	n     int             // sessions so far
 	old   []byte          // a state file of before
+	trust worm.Witnesses
+	seers []*seer
+	liars int             // of the witnesses
 	at    []time.Duration // when something was condemned, in this process
 }
 
@@ -85,7 +92,7 @@ func (h *history) open() error {
 		return fmt.Errorf("open: %w", err)
 	}
 	h.store, h.at = s, nil
-	return nil
+	return s.TrustWitnesses(h.trust)
 }
 
 // pass lets time pass. Honest clocks follow; a machine that sleeps counts no MONOTONIC_RAW.
@@ -269,7 +276,8 @@ func (m *model) unsure(p *promised) { m.snaps = append(m.snaps, p) }
 // extend asks for a further lock; it may be refused as no growth.
 func (h *history) extend() error {
 	all := slices.DeleteFunc(slices.Clone(h.mod.snaps), func(p *promised) bool { return p.gone })
-	length, mode, which := h.span(60*day), ledger.Governance, h.r.IntN(1<<16)
+	length, mode, which := h.span(30*day-2*time.Second), ledger.Governance, h.r.IntN(1<<16)
+	hold := h.r.IntN(10) == 0
 	if h.r.IntN(2) == 0 {
 		mode = ledger.Compliance
 	}
@@ -277,6 +285,14 @@ func (h *history) extend() error {
 		return nil
 	}
 	p := all[which%len(all)]
+	if hold {
+		h.say("hold %.8s", p.id)
+		if _, err := h.store.Hold(context.Background(), p.id, "a reason", "a person"); err != nil {
+			return err
+		}
+		p.held = true
+		return nil
+	}
 	seconds := int64(length/time.Second) + 1
 	_, err := h.store.Extend(context.Background(), p.id, ledger.Lock{Mode: mode, ForSeconds: seconds}, "a person")
 	if errors.Is(err, worm.ErrShorter) {
@@ -418,6 +434,64 @@ func (h *history) holds(p *promised, s worm.Snapshot) error {
 func (h *history) saw() {
 	said, _ := h.store.ClockShifted()
 	h.mod.shift.saw(h.m.wall, h.m.raw, h.m.boot, said)
+}
+
+// seer is a witness.
+type seer struct {
+	*witness.Signer
+	at time.Time
+}
+
+// seerKeys are the keys of three witnesses.
+var seerKeys = sync.OnceValues(func() (keys [][2]string, err error) {
+	for n := range 3 {
+		secret, public, err := witness.NewKey(bytes.NewReader(bytes.Repeat([]byte{byte(n + 1)}, 32)), fmt.Sprint("witness.example/", n))
+		if err != nil {
+			return nil, err
+		}
+		keys = append(keys, [2]string{secret, public})
+	}
+	return keys, nil
+})
+
+// witnesses gives the vault three witnesses, of whom two must agree.
+func (h *history) witnesses() error {
+	keys, err := seerKeys()
+	if err != nil {
+		return err
+	}
+	h.trust.Quorum = 2
+	for n, key := range keys {
+		w := &seer{}
+		if w.Signer, err = witness.NewSigner(key[0], func() time.Time { return w.at }); err != nil {
+			return err
+		}
+		h.seers = append(h.seers, w)
+		h.trust.Members = append(h.trust.Members, worm.Witness{Name: fmt.Sprint("w", n), Key: key[1]})
+	}
+	return nil
+}
+
+// ask has the witnesses cosign the newest checkpoint. The first of them lie as they like, as many as there are liars.
+func (h *history) ask() error {
+	signed := h.store.Ledger().Checkpoint()
+	text := signed[:bytes.LastIndex(signed, []byte("\n\n"))+1]
+	for n, w := range h.seers {
+		w.at = h.m.origin.Add(h.mod.real)
+		if n < h.liars {
+			w.at = w.at.Add(h.span(500 * day))
+			if h.r.IntN(2) == 0 {
+				w.at = h.m.origin.Add(h.mod.real / 2)
+			}
+		}
+		own, err := note.Sign(&note.Note{Text: string(text)}, w)
+		if err != nil {
+			return err
+		}
+		signed = append(bytes.Clone(signed), own[len(text)+1:]...)
+	}
+	h.say("the witnesses are asked")
+	return h.store.Cosigned(context.Background(), signed)
 }
 
 func readState(d durable.Disk) []byte {
