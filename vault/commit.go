@@ -79,19 +79,7 @@ func (s *Session) commit(ctx context.Context, o CommitOptions) (worm.Snapshot, e
 	if err != nil {
 		return worm.Snapshot{}, err
 	}
-	return s.v.store.Commit(ctx, s.id, manifest, s.v.lockFor(o.Lock))
-}
-
-// lockFor fills in what was not asked for from the policy in force, which is the ledger's.
-func (v *Vault) lockFor(l ledger.Lock) ledger.Lock {
-	p := v.store.Policy()
-	if l.Mode == "" {
-		l.Mode = p.Mode
-	}
-	if l.ForSeconds == 0 {
-		l.ForSeconds = p.DefaultSeconds
-	}
-	return l
+	return s.v.store.Commit(ctx, s.id, manifest, o.Lock)
 }
 
 func (s *Session) writeCatalog(ctx context.Context) (snapshot.Root, *roaring.Bitmap, error) {

@@ -10,6 +10,7 @@ import (
 	"github.com/RoaringBitmap/roaring/v2"
 
 	"github.com/holdfast-vault/holdfast/immutability/durable"
+	"github.com/holdfast-vault/holdfast/immutability/worm"
 	"github.com/holdfast-vault/holdfast/vault/index"
 	"github.com/holdfast-vault/holdfast/vault/pack"
 )
@@ -30,10 +31,10 @@ func (v *Vault) recover(ctx context.Context) error {
 		return err
 	}
 	err := v.salvage(ctx)
-	if !durable.IsNoSpace(err) {
+	if !durable.IsNoSpace(err) && !errors.Is(err, worm.ErrBudget) {
 		return err
 	}
-	// Reading, and removing what may go, must be possible on a full disk.
+	// Reading, and removing what may go, must be possible on a full disk, and where a day's budget is used up.
 	v.o.Logf("%v; nothing is lost, and the next pull tries again", err)
 	return nil
 }
@@ -208,6 +209,9 @@ func (v *Vault) salvage(ctx context.Context) error {
 	}
 	if len(left) == 0 {
 		return nil
+	}
+	if err := v.store.Bind(salvageSession, salvageSession); err != nil { // whose it was is not known: a budget of its own
+		return fmt.Errorf("salvage: %w", err)
 	}
 	p := v.newPacker(ctx, salvageSession)
 	p.drop = true

@@ -133,6 +133,9 @@ func (v *Vault) begin(ctx context.Context, o SessionOptions) (*Session, error) {
 	if err != nil {
 		return nil, err
 	}
+	if err := v.store.Bind(s.id, s.source); err != nil {
+		return nil, err
+	}
 	if err := s.prepare(ctx, now.Wall, resumed); err != nil {
 		v.store.Release(s.id)
 		return nil, errors.Join(err, s.resume.close())
