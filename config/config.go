@@ -59,6 +59,7 @@ type Config struct {
 	Bandwidth    Timetable // of all sources together
 	Memory       int64     // bytes that a pull may use; 0: DefaultMemory
 	Metrics      Metrics
+	Witnesses    Witnesses
 	Door         Door
 	Sources      []Source // those of the file in its order, then those of sources.d by name
 }

@@ -18,15 +18,16 @@ import (
 // The shapes of the file. Every leaf is a value, which knows where it stood, so that a meaning that is wrong can be
 // shown in its place as well as a form that is.
 type rawConfig struct {
-	Vault     value       `yaml:"vault"`
-	UnlockKey value       `yaml:"unlock_key"`
-	Lock      rawLock     `yaml:"lock"`
-	Weaker    value       `yaml:"accept_weaker_protection"`
-	Bandwidth rawLines    `yaml:"bandwidth"`
-	Memory    value       `yaml:"memory"`
-	Metrics   rawMetrics  `yaml:"metrics"`
-	Door      rawDoor     `yaml:"door"`
-	Sources   []rawSource `yaml:"sources"`
+	Vault     value        `yaml:"vault"`
+	UnlockKey value        `yaml:"unlock_key"`
+	Lock      rawLock      `yaml:"lock"`
+	Weaker    value        `yaml:"accept_weaker_protection"`
+	Bandwidth rawLines     `yaml:"bandwidth"`
+	Memory    value        `yaml:"memory"`
+	Metrics   rawMetrics   `yaml:"metrics"`
+	Witnesses rawWitnesses `yaml:"witnesses"`
+	Door      rawDoor      `yaml:"door"`
+	Sources   []rawSource  `yaml:"sources"`
 }
 
 type rawLock struct {
