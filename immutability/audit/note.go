@@ -209,9 +209,24 @@ func (k Key) verify(text string, sig []byte) (at time.Time, err error) {
 	return at, nil
 }
 
+// forOrigin gives the key of an origin of the same ledger: the first has the key's own name, the n-th that name, a slash and n.
+func (k Key) forOrigin(origin string) (Key, bool) {
+	if origin == k.Name {
+		return k, true
+	}
+	digits, ok := strings.CutPrefix(origin, k.Name+"/")
+	if n, err := parseNumber(digits); !ok || err != nil || n < 2 || k.Cosigner() {
+		return Key{}, false
+	}
+	k.Name = origin
+	sum := sha256.Sum256(append([]byte(origin+"\n"), append([]byte{k.kind}, k.public...)...))
+	k.ID = binary.BigEndian.Uint32(sum[:4])
+	return k, true
+}
+
 // Policy is whom a reader trusts.
 type Policy struct {
-	Log       Key   // the ledger's key; its name is the origin
+	Log       Key   // the ledger's key; its name is the first origin, and it holds for those that followed
 	Witnesses []Key // of type 4
 	Quorum    int   // how many of the witnesses must have cosigned
 }
@@ -224,10 +239,11 @@ type Cosigned struct {
 
 // Check holds a checkpoint against the policy and gives the cosignatures that hold.
 func (p *Policy) Check(c *Checkpoint) ([]Cosigned, error) {
-	if c.Origin != p.Log.Name {
+	log, ok := p.Log.forOrigin(c.Origin)
+	if !ok {
 		return nil, fmt.Errorf("%w: the checkpoint is of %q, the key of %q", ErrRefuted, c.Origin, p.Log.Name)
 	}
-	if _, err := c.Verify(p.Log); err != nil {
+	if _, err := c.Verify(log); err != nil {
 		return nil, err
 	}
 	var out []Cosigned

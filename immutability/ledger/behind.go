@@ -28,7 +28,7 @@ type Behind struct {
 }
 
 func (b *Behind) Error() string {
-	const then = "nothing is written or removed any more; reading and giving back go on. Put the newest copy of the ledger back; if there is none, see: holdfast ledger new-origin --help"
+	const then = "nothing is written or removed any more; reading and giving back go on. Put the newest copy of the ledger back; if there is none, see: holdfast ledger origin --help"
 	switch {
 	case b.Unreadable != nil:
 		return fmt.Sprintf("%v: it found so earlier, and what it found cannot be read now (%v); %s", ErrBehind, b.Unreadable, then)

@@ -16,6 +16,7 @@ type Report struct {
 	Checkpoint Checkpoint   // zero when there is no valid one
 	Cosigned   Checkpoint   // newest that a witness cosigned, zero when there is no valid one
 	Origins    []Origin     // origins that followed the first, oldest first
+	Behind     *Behind      // what somebody remembers that the ledger does not extend; nil if nobody showed that
 	Unknown    map[Kind]int // kinds of records that this release does not know
 	Strays     []string     // files in the ledger's directory that are nobody's
 	Damages    []Damage
@@ -55,6 +56,11 @@ func Inspect(d durable.Disk, dir, verifier string) (*Report, error) {
 	}
 	for _, bad := range s.damages {
 		r.Damages = append(r.Damages, *bad)
+	}
+	if !s.broken && s.verifier != "" {
+		l := &Ledger{disk: d, dir: dir, verifier: s.verifier, tree: s.tree, acked: s.tree.n, origins: s.origins}
+		l.recall()
+		r.Behind = l.behind
 	}
 	return r, nil
 }

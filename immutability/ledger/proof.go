@@ -68,9 +68,30 @@ func (l *Ledger) Consistency(old uint64) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
+	return l.extension(old, signed, c)
+}
+
+// ConsistencyTo is Consistency for a checkpoint of this ledger that the caller holds instead of the newest: whoever asks
+// several witnesses, while the ledger grows, has them all cosign the same.
+func (l *Ledger) ConsistencyTo(old uint64, signed []byte) ([]byte, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	c, err := ParseCheckpoint(signed, l.verifier)
+	if err != nil {
+		return nil, err
+	}
+	if root, err := l.tree.root(int64(min(c.Size, uint64(l.tree.n)))); err != nil || c.Size > uint64(l.tree.n) || root != c.Root {
+		return nil, fmt.Errorf("the ledger does not extend that checkpoint of %d records", c.Size)
+	}
+	return l.extension(old, signed, c)
+}
+
+// extension gives the body of a request. l.mu is held.
+func (l *Ledger) extension(old uint64, signed []byte, c Checkpoint) ([]byte, error) {
 	if old > c.Size {
 		return nil, fmt.Errorf("the newest checkpoint covers %d records, not %d: records are missing", c.Size, old)
 	}
+	var err error
 	var hashes tlog.TreeProof
 	if old > 0 {
 		if hashes, err = tlog.ProveTree(int64(c.Size), int64(old), &l.tree); err != nil {

@@ -3,6 +3,8 @@ package witness
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -43,7 +45,7 @@ type Ledger interface {
 
 // Client asks one witness. It is safe for concurrent use.
 type Client struct {
-	url      string
+	url      string // submission prefix
 	verifier *Verifier
 	http     *http.Client
 }
@@ -64,7 +66,7 @@ func NewClient(submission, verifierKey string, client *http.Client) (*Client, er
 			return http.ErrUseLastResponse
 		}}
 	}
-	return &Client{url: strings.TrimRight(submission, "/") + "/add-checkpoint", verifier: v, http: client}, nil
+	return &Client{url: strings.TrimRight(submission, "/"), verifier: v, http: client}, nil
 }
 
 // Name gives the witness's name.
@@ -117,6 +119,24 @@ func (c *Client) Cosign(ctx context.Context, l Ledger, old uint64) (*Cosigned, e
 	return nil, fmt.Errorf("witness %q: it remembers another size each time it is asked: others ask it for this ledger too", c.Name())
 }
 
+// Remembered asks for the checkpoint of an origin that the witness cosigned last, as the log signed it. The protocol has no such
+// request: holdfast's own witness answers it, others say 404. Nothing is verified here: whoever has the log's key does.
+func (c *Client) Remembered(ctx context.Context, origin string) ([]byte, error) {
+	sum := sha256.Sum256([]byte(origin))
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, c.url+"/checkpoint/"+hex.EncodeToString(sum[:]), nil)
+	if err != nil {
+		return nil, err
+	}
+	a, err := c.do(req)
+	if err == nil && a.status != http.StatusOK {
+		err = fmt.Errorf("it answered %d, %q", a.status, shorten(a.body))
+	}
+	if err != nil {
+		return nil, fmt.Errorf("witness %q: %w", c.Name(), err)
+	}
+	return a.body, nil
+}
+
 // answer is what came back over HTTP.
 type answer struct {
 	status int
@@ -125,11 +145,15 @@ type answer struct {
 }
 
 func (c *Client) post(ctx context.Context, body []byte) (answer, error) {
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, c.url, bytes.NewReader(body))
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, c.url+"/add-checkpoint", bytes.NewReader(body))
 	if err != nil {
 		return answer{}, err
 	}
 	req.Header.Set("Content-Type", "text/plain; charset=utf-8")
+	return c.do(req)
+}
+
+func (c *Client) do(req *http.Request) (answer, error) {
 	resp, err := c.http.Do(req)
 	if err != nil {
 		return answer{}, err

@@ -1,11 +1,15 @@
 package witness
 
 import (
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
 	"net/http"
+	"path"
+	"strings"
 	"sync"
 
 	"github.com/holdfast-vault/holdfast/immutability/durable"
@@ -163,8 +167,48 @@ func (w *Witness) lock(origin string) *logLock {
 	return l
 }
 
-// ServeHTTP answers POST /add-checkpoint.
+// Remembered gives the checkpoint of a log that was cosigned last, with the log's own signature, nil if there is none. The name is
+// the hex SHA-256 of the log's origin. It is what proves to a log that it was rolled back; nobody needs to believe the
+// witness for that.
+func (w *Witness) Remembered(name string) ([]byte, error) {
+	if b, err := hex.DecodeString(name); err != nil || len(b) != sha256.Size || strings.ToLower(name) != name {
+		return nil, nil
+	}
+	b, err := durable.ReadFile(w.disk, path.Join(logsDir, name+".json"), stateMax)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("witness: %w", err)
+	}
+	s, _, _, err := parseState(b)
+	if err != nil || s.Checkpoint == "" {
+		return nil, err
+	}
+	return []byte(s.Checkpoint), nil
+}
+
+// serveRemembered answers GET /checkpoint/HEX.
+func (w *Witness) serveRemembered(rw http.ResponseWriter, name string) {
+	signed, err := w.Remembered(name)
+	switch {
+	case err != nil:
+		w.logf("%v", err)
+		http.Error(rw, "the witness has trouble of its own", http.StatusInternalServerError)
+	case signed == nil:
+		http.Error(rw, "nothing of that log is remembered here", http.StatusNotFound)
+	default:
+		rw.Header().Set("Content-Type", "text/plain; charset=utf-8")
+		_, _ = rw.Write(signed)
+	}
+}
+
+// ServeHTTP answers POST /add-checkpoint and GET /checkpoint/HEX.
 func (w *Witness) ServeHTTP(rw http.ResponseWriter, req *http.Request) {
+	if name, ok := strings.CutPrefix(req.URL.Path, "/checkpoint/"); ok && req.Method == http.MethodGet {
+		w.serveRemembered(rw, name)
+		return
+	}
 	if req.URL.Path != "/add-checkpoint" {
 		http.NotFound(rw, req)
 		return

@@ -65,6 +65,9 @@ func (c *checker) ledger() {
 	for _, d := range r.Damages {
 		c.add(d.Where, "%s", d.Detail)
 	}
+	if r.Behind != nil {
+		c.add(ledgerDir, "%v", r.Behind)
+	}
 	for _, name := range r.Strays {
 		c.add(name, "no part of the ledger")
 	}

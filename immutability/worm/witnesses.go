@@ -231,6 +231,8 @@ type Standing struct {
 	// Covered is how many records the newest checkpoint covers that a quorum cosigned; At the quorum's time of it.
 	Covered uint64
 	At      time.Time
+	// Uncovered says that there is a commit that the quorum has not cosigned.
+	Uncovered bool
 	// Behind is why nothing is written any more: somebody remembers more than the ledger holds. Nil if nobody does.
 	Behind error
 }
@@ -242,7 +244,7 @@ func (s *Store) Witnessed() (Standing, error) {
 		return Standing{}, err
 	}
 	s.mu.Lock()
-	trust, newest := s.trust, s.state.newestCommit
+	trust, newest := s.trust, s.state.newestCommit // 0 before the first: that record is init's
 	s.mu.Unlock()
 	st := Standing{Members: len(trust.Members), Quorum: trust.Quorum, Behind: s.ledger.Behind()}
 	w, err := trust.witnessed(s.ledger.Cosigned())
@@ -252,6 +254,7 @@ func (s *Store) Witnessed() (Standing, error) {
 	if w != nil {
 		st.Covered, st.At = w.Size, quorumTime(w)
 	}
+	st.Uncovered = newest >= st.Covered && newest > 0
 	switch age := now.Wall.Sub(st.At); {
 	case st.Behind != nil:
 		st.Why = st.Behind.Error()
