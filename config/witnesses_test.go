@@ -20,8 +20,8 @@ func TestWitnessesAreRead(t *testing.T) {
 	for text, quorum := range map[string]int{
 		"": 0,
 		"witnesses:\n  members:\n" + member("lab", "https://w1.example", witnessKey1): 1,
-		"witnesses:\n  members:\n" + two:                                             2,
-		"witnesses:\n  quorum: 1\n  members:\n" + two:                                1,
+		"witnesses:\n  members:\n" + two:                                              2,
+		"witnesses:\n  quorum: 1\n  members:\n" + two:                                 1,
 	} {
 		c, err := Parse("/x.yaml", []byte("vault: /v\n"+text))
 		if err != nil {

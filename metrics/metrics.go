@@ -72,9 +72,10 @@ type VaultState struct {
 	LedgerSize   uint64           // leaves
 	LedgerRoot   string           // the Merkle root at that size, base64 as in the checkpoint
 	CosignedSize uint64           // leaves that the newest cosigned checkpoint covers; 0 if there is none
-	LastCosigned time.Time        // when a witness cosigned it, as it claims; zero if none did
-	Protection   string           // the level that holds, one of the words of Levels; any other is not known
-	Packs        uint64           // sealed and not removed
+	Witnesses    Witnesses
+	LastCosigned time.Time // when a witness cosigned it, as it claims; zero if none did
+	Protection   string    // the level that holds, one of the words of Levels; any other is not known
+	Packs        uint64    // sealed and not removed
 	PackBytes    uint64
 	DeadBytes    uint64 // of these, what no current snapshot uses
 	LogicalBytes uint64 // of all files of all snapshots, as if each were stored alone
@@ -197,6 +198,9 @@ func (c *collector) Describe(ch chan<- *prometheus.Desc) {
 	for _, s := range bySource {
 		ch <- s.desc
 	}
+	for _, s := range ofWitnesses {
+		ch <- s.desc
+	}
 	for _, s := range ofVault {
 		ch <- s.desc
 	}
@@ -300,6 +304,7 @@ func (p page) vault(v VaultState) {
 	p.put(ledgerRoot, 1, label(v.LedgerRoot))
 	p.put(cosignedSize, float64(v.CosignedSize))
 	p.put(cosignLag, float64(v.LedgerSize-min(v.CosignedSize, v.LedgerSize)))
+	p.witnesses(v.Witnesses)
 	if !v.LastCosigned.IsZero() {
 		p.put(lastCosigned, seconds(v.LastCosigned))
 	}

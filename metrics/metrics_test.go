@@ -60,6 +60,9 @@ func sample() fixed {
 			LedgerSize: 17, LedgerRoot: "47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU=", CosignedSize: 15, LastCosigned: noon.Add(-2 * time.Hour),
 			Protection: "immutable flag",
 			Packs:      4, PackBytes: 500_000_000, DeadBytes: 120_000_000, LogicalBytes: 3000, UniqueBytes: 1000, StoredBytes: 400,
+			Witnesses: Witnesses{Quorum: 2, QuorumSize: 15, Holds: true, Members: []Witness{
+				{Name: "lab", Size: 15, Last: noon.Add(-2 * time.Hour)}, {Name: "friends", Failures: 3, Refutes: true, Error: "it answered 409"},
+			}},
 			Clock: &Clock{Shifted: true, Off: -90 * time.Minute, Running: 40 * 24 * time.Hour, Late: 36 * time.Hour, Corrections: 2},
 		},
 	}
@@ -335,6 +338,21 @@ func TestAlertRulesAreSoundAndNameOnlyWhatIsThere(t *testing.T) {
 			t.Errorf("the rules use %s, which is no series of ours", name)
 		}
 	}
+}
+
+func TestAlertsOfWitnessesFireWhenTheyShould(t *testing.T) {
+	promtest.TestRules(t, "testdata/witness_alerts.yml")
+}
+
+func TestVaultWithoutWitnessesShowsNoneOfTheirSeries(t *testing.T) {
+	s := sample()
+	s.vault.Witnesses = Witnesses{Behind: true}
+	page := string(render(t, s))
+	if strings.Contains(page, "holdfast_witness_") || strings.Contains(page, "holdfast_ledger_witnessed") || !strings.Contains(page, "\nholdfast_ledger_behind 1\n") {
+		t.Error(page)
+	}
+	s.vault.Witnesses.Members = []Witness{{Name: "x\"} 1\n"}, {Name: "lab"}, {Name: "lab"}}
+	promtest.Lint(t, render(t, s))
 }
 
 func TestServerRefusesWhatIsNotAScrape(t *testing.T) {

@@ -215,6 +215,27 @@ func proof(q *question) error {
 	}
 	q.tell(&p.Checkpoint, signed)
 	fmt.Fprintf(q.out, "record  %d is in it:\n%s\n", p.Index, plain(line))
+	return q.meaning(line)
+}
+
+// meaning verifies what a record carries along that can be verified: cosignatures, and the head that another origin gave up.
+func (q *question) meaning(line []byte) error {
+	o, err := audit.CheckOrigin(line, q.policy.Log)
+	if err != nil {
+		return err
+	}
+	if o != nil {
+		fmt.Fprintf(q.out, "origin  %q follows %q: %d records went on, and %d had been signed; signed by %d of a quorum\n", o.Origin, o.Before, o.Own.Size, o.Lost.Size, len(o.Quorum))
+	}
+	w, err := audit.CheckWitnessed(line, &audit.Policy{Log: q.policy.Log, Witnesses: q.policy.Witnesses})
+	if err != nil {
+		return err
+	}
+	if w != nil {
+		for _, s := range w.Signed {
+			fmt.Fprintf(q.out, "in it   witness %q signed %d records at %s\n", s.Witness, w.Size, s.At.Format("2006-01-02T15:04:05Z"))
+		}
+	}
 	return nil
 }
 

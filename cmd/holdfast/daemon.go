@@ -24,6 +24,7 @@ type daemonState struct {
 	h          *host
 	log        *slog.Logger
 	protection *protection // nil for nobody tries
+	asker      *asker      // nil in the demonstration
 }
 
 func newDaemonState(ctx context.Context, h *host, log *slog.Logger) (*daemonState, error) {
@@ -90,6 +91,9 @@ func (d *daemonState) Vault() metrics.VaultState {
 			s.CosignedSize = c.Size
 		}
 		s.LastCosigned, _ = witness.LastCosigned(cosigned)
+	}
+	if d.asker != nil {
+		s.Witnesses = d.asker.state()
 	}
 	if d.protection != nil {
 		r, _, _ := d.protection.known()

@@ -106,6 +106,9 @@ func (a *app) open(ctx context.Context, dir string, need access) (*host, error) 
 	if err != nil {
 		return nil, explainOpen(dir, err)
 	}
+	if err := trustWitnesses(v, cfg); err != nil {
+		return nil, errors.Join(err, v.Close())
+	}
 	a.tuneMemory(cfg, v.IndexBytes())
 	if need == writeAccess {
 		if err := setHolder(v, holder{PID: os.Getpid()}); err != nil {

@@ -2,7 +2,9 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -14,6 +16,7 @@ import (
 
 	"github.com/holdfast-vault/holdfast/immutability/ledger"
 	"github.com/holdfast-vault/holdfast/immutability/witness"
+	"github.com/holdfast-vault/holdfast/immutability/worm"
 	"github.com/holdfast-vault/holdfast/vault"
 )
 
@@ -235,15 +238,19 @@ of the vault goes on elsewhere.`,
 }
 
 func cosign(ctx context.Context, c *call, w *witness.Client) error {
-	l := c.view.v.Store().Ledger()
+	store := witnessesOf(c.view.v)
+	l := store.Ledger()
 	got, err := w.Cosign(ctx, l, 0)
-	if err != nil {
-		if witness.Alarming(err) {
-			return &exitError{exitDamage, err}
-		}
-		return err
+	if witness.Alarming(err) {
+		return &exitError{exitDamage, cmp.Or(proof(ctx, store, w), err)}
 	}
-	if err := l.KeepCosigned(got.Checkpoint); err != nil {
+	if err == nil {
+		err = store.Cosigned(ctx, got.Checkpoint)
+	}
+	if errors.Is(err, worm.ErrNoWitness) {
+		err = l.KeepCosigned(got.Checkpoint) // of a witness that this command names and the configuration does not
+	}
+	if err != nil {
 		return err
 	}
 	if c.json() {

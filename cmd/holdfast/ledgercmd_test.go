@@ -400,15 +400,22 @@ func TestWitnessRemembersWhatTheVaultForgot(t *testing.T) {
 		t.Errorf("remembered %+v of %d", logs, len(s.lines()))
 	}
 
+	forked := filepath.Join(s.dir, "forked")
+	copyTree(t, early, forked)
 	rolled := *s
-	rolled.vault = early
-	rolled.env = append(append([]string{}, s.env...), "HOLDFAST_VAULT="+early)
-	rolled.run(cosign...).told(t, exitDamage, "rolled back")
+	at := func(vault string) {
+		rolled.vault = vault
+		rolled.env = append(append([]string{}, s.env...), "HOLDFAST_VAULT="+vault)
+	}
+	at(early)
+	rolled.run(cosign...).told(t, exitDamage, "behind what it signed", "rolled back")
+	rolled.run(pullArgs(srv, "web1", src)...).told(t, exitFailed, "behind what it signed")
+	at(forked)
 	for n := range uint64(3) {
 		writeTree(t, filepath.Join(src, fmt.Sprint("other", n)), 78+n, 9, 0)
 		rolled.pull(srv, "web1", src)
 	}
-	rolled.run(cosign...).told(t, exitDamage, "its past was changed, or a copy of it goes on elsewhere")
+	rolled.run(cosign...).told(t, exitDamage, "has another root than the first", "a copy of it goes on elsewhere")
 	s.must(cosign...)
 }
 

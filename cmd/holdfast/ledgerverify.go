@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"maps"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -73,6 +74,19 @@ type ledgerLook struct {
 	Missing  []missingJSON  `json:"missing_files"`
 	Unnamed  []unnamedJSON  `json:"unnamed_manifests,omitempty"`
 	Against  []againstJSON  `json:"against"`
+	Origins  []originJSON   `json:"origins,omitempty"` // that followed the first
+	Behind   string         `json:"behind,omitempty"`  // what is remembered elsewhere and is not here
+}
+
+type originJSON struct {
+	Origin   string `json:"origin"`
+	Verifier string `json:"verifier"`
+	Own      uint64 `json:"own"`  // records that went on
+	Lost     uint64 `json:"lost"` // records of the head that was given up
+	LostRoot string `json:"lost_root"`
+	By       string `json:"by"`
+	Reason   string `json:"reason"`
+	Signed   int    `json:"signed_by"` // people of a quorum who signed it
 }
 
 type missingJSON struct {
@@ -129,7 +143,7 @@ func lookAtLedger(dir, key string, against []string) (*ledgerLook, error) {
 		}
 	}
 	refuted := slices.ContainsFunc(look.Against, func(x againstJSON) bool { return !x.Extends })
-	look.OK = !refuted && len(look.Damage) == 0 && len(look.Missing) == 0
+	look.OK = !refuted && look.Behind == "" && len(look.Damage) == 0 && len(look.Missing) == 0
 	if look.OK {
 		look.Unnamed = nil // of a pull that was cut, or is about to commit
 	}
@@ -157,6 +171,12 @@ func (x *ledgerLook) take(r *ledger.Report) {
 		x.Root = r.Root.String()
 	}
 	x.Signed, x.Cosigned, x.Torn = r.Checkpoint.Size, r.Cosigned.Size, r.Torn
+	if r.Behind != nil {
+		x.Behind = r.Behind.Error()
+	}
+	for _, o := range r.Origins {
+		x.Origins = append(x.Origins, originJSON{o.Origin, o.Verifier, o.Own.Size, o.Lost.Size, o.Lost.Root, o.By, o.Reason, len(o.Quorum)})
+	}
 	if len(r.Unknown) > 0 {
 		x.Unknown = map[string]int{}
 	}
@@ -169,8 +189,8 @@ func (x *ledgerLook) take(r *ledger.Report) {
 }
 
 // holdAgainst gives the verdict on one saved checkpoint.
-func holdAgainst(r *ledger.Report, s saved) againstJSON {
-	x := againstJSON{Saved: s.name, Size: s.size}
+func holdAgainst(r *ledger.Report, s saved) (x againstJSON) {
+	x = againstJSON{Saved: s.name, Size: s.size}
 	if s.note != nil {
 		if why, verdict := doubt(r, s); why != "" {
 			x.Verdict, x.Detail = verdict, why
@@ -182,6 +202,7 @@ func holdAgainst(r *ledger.Report, s saved) againstJSON {
 		x.Verdict, x.Detail = "changed", err.Error()
 		return x
 	}
+	defer func() { x.Detail += givenUp(r, s, x.Extends) }()
 	switch r.Against(s.size, root) {
 	case ledger.Extended:
 		x.Extends, x.Verdict = true, "extends"
@@ -195,6 +216,17 @@ func holdAgainst(r *ledger.Report, s saved) againstJSON {
 		x.Detail = fmt.Sprintf("the ledger has %d records, and the first %d of them are not those that it covers: records were changed, exchanged or left out, and signed anew", r.Size, s.size)
 	}
 	return x
+}
+
+// givenUp says which origin's record gave up what a saved checkpoint covers.
+func givenUp(r *ledger.Report, s saved, extends bool) string {
+	for _, o := range r.Origins {
+		if !extends && s.size > o.Own.Size && s.size <= o.Lost.Size {
+			return fmt.Sprintf("; the record that began the origin %q says so: of %d records %d went on, and %s gave up the rest (%q), signed by %d of a quorum",
+				o.Origin, o.Lost.Size, o.Own.Size, strconv.Quote(o.By), o.Reason, len(o.Quorum))
+		}
+	}
+	return ""
 }
 
 // span names the records from a number up to, not including, another.
@@ -365,6 +397,13 @@ func (x *ledgerLook) print(w io.Writer) error {
 			word = "PROVED"
 		}
 		fmt.Fprintf(&b, "%s %s: %s.\n", word, printable(s.Saved), printable(s.Detail))
+	}
+	if x.Behind != "" {
+		fmt.Fprintf(&b, "BEHIND %s\n", printable(x.Behind))
+	}
+	for _, o := range x.Origins {
+		fmt.Fprintf(&b, "Another origin, %s: %d records went on and %d had been signed; %s gave up the rest (%s), signed by %d of a quorum\n  its verifier: %s\n",
+			printable(o.Origin), o.Own, o.Lost, printable(o.By), printable(o.Reason), o.Signed, printable(o.Verifier))
 	}
 	for _, d := range x.Damage {
 		fmt.Fprintf(&b, "DAMAGE %s: %s\n", printable(d.What), printable(d.Detail))

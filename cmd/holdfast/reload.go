@@ -43,6 +43,9 @@ func (s *server) reload(asked bool) {
 		return
 	}
 	if err == nil {
+		err = s.state.asker.use(cfg)
+	}
+	if err == nil {
 		err = s.h.settings.use(cfg)
 	}
 	if err != nil {

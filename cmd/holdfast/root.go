@@ -14,7 +14,7 @@ func verbs() []*verb {
 	return []*verb{
 		verbSnapshots(), verbShow(), verbLs(), verbCat(), verbTar(), verbDiff(),
 		verbPull(), verbCheck(), verbPrune(), verbIndexRebuild(),
-		verbCheckpoint(), verbProve(), verbConsistency(), verbCosign(),
+		verbCheckpoint(), verbProve(), verbConsistency(), verbCosign(), verbOrigin(),
 	}
 }
 

@@ -72,6 +72,9 @@ func (a *app) serve(ctx context.Context) (err error) {
 		return err
 	}
 	s.state.protection = s.protection
+	if s.state.asker, err = s.newAsker(); err != nil {
+		return err
+	}
 	h.pulls = s.state
 	if s.gate, err = s.newGate(); err != nil {
 		return err
@@ -101,6 +104,7 @@ func (s *server) run(ctx context.Context) error {
 	}
 	g.Go(func() error { return s.schedule(ctx) })
 	g.Go(func() error { return s.watchClock(ctx) })
+	g.Go(func() error { return s.state.asker.run(ctx) })
 	g.Go(func() error {
 		s.probeDaily(ctx)
 		return nil

@@ -44,6 +44,15 @@ func Lint(t testing.TB, page []byte) {
 	}
 }
 
+// TestRules runs promtool's own tests of rules, which a file names with series and the alerts that are due.
+func TestRules(t testing.TB, file string) {
+	t.Helper()
+	out, err := exec.CommandContext(t.Context(), Need(t, "promtool"), "test", "rules", file).CombinedOutput()
+	if err != nil {
+		t.Fatalf("promtool test rules: %v\n%s", err, out)
+	}
+}
+
 // LintRules hands a file of alert rules to promtool check rules.
 func LintRules(t testing.TB, file string) {
 	t.Helper()
