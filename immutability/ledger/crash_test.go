@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"os"
 	"slices"
 	"testing"
 
@@ -286,10 +287,13 @@ func twoFaults(t *testing.T, begin func() *history) {
 	}
 }
 
-// stride thins a sweep out where it would take minutes.
+// stride thins a sweep out where it would take minutes; with HOLDFAST_SWEEP=full it is whole.
 func stride(n int64) int64 {
-	if raceEnabled || testing.Short() {
-		return 11 * n
+	switch {
+	case os.Getenv("HOLDFAST_SWEEP") == "full":
+		return n
+	case raceEnabled || testing.Short():
+		return 17 * n
 	}
-	return n
+	return 2 * n
 }

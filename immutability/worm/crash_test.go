@@ -2,6 +2,7 @@ package worm
 
 import (
 	"fmt"
+	"os"
 	"testing"
 
 	"github.com/holdfast-vault/holdfast/immutability/durable/crashdisk"
@@ -28,8 +29,8 @@ func quietLife(t *testing.T, m *memory) {
 	must(t, m.prove(d, src, 1))
 }
 
-// TestNoFaultBreaksAPromise puts every fault at every operation of init, seal, commit, extend and
-// prune, into a process that ends at the first error and into one that goes on.
+// TestNoFaultBreaksAPromise puts every fault at every operation of init, create, seal, commit, extend, claim, condemn, sweep
+// and prune, into a process that ends at the first error and into one that goes on.
 func TestNoFaultBreaksAPromise(t *testing.T) {
 	t.Parallel()
 	sweep(t, newMemory)
@@ -44,10 +45,13 @@ func TestNoFaultBreaksAGuardedPromise(t *testing.T) {
 func sweep(t *testing.T, born func() *memory) {
 	quiet := crashdisk.New()
 	must(t, born().life(quiet, newClock(), false))
-	points := 0
-	for op := int64(1); op <= quiet.Ops(); op += stride(1) {
+	points, some := 0, newSlice(5)
+	for op := int64(1); op <= quiet.Ops(); op++ {
 		for _, fault := range crashdisk.Faults() {
 			for _, persist := range []bool{false, true} {
+				if !some.takes() {
+					continue
+				}
 				d, src, m := crashdisk.New(), newClock(), born()
 				d.FailAt(op, fault)
 				err := m.life(d, src, persist)
@@ -95,9 +99,10 @@ func TestGuardedKilledAnywhere(t *testing.T) {
 
 func killedAnywhere(t *testing.T, m *memory) {
 	inner, src := crashdisk.New(), newClock()
-	points := int64(0)
+	points, some := 0, newSlice(1)
 	spy := &killpoint.Disk{GuardedDisk: inner, Before: func() {
-		if points++; points%stride(1) != 0 {
+		points++
+		if !some.takes() {
 			return
 		}
 		err := m.clone().prove(inner.Clone(), src, 1)
@@ -134,12 +139,16 @@ func TestGuardedRecoveryIsKilledToo(t *testing.T) {
 func recoveryKilled(t *testing.T, born func() *memory) {
 	quiet := crashdisk.New()
 	must(t, born().life(quiet, newClock(), false))
-	for op := int64(20); op <= quiet.Ops(); op += stride(5) {
+	some := newSlice(13)
+	for op := int64(20); op <= quiet.Ops(); op += 5 {
 		d, src, m := crashdisk.New(), newClock(), born()
 		d.FailAt(op, crashdisk.Crash)
 		_ = m.life(d, src, false)
 		for _, fault := range []crashdisk.Fault{crashdisk.Crash, crashdisk.Torn, crashdisk.SyncFail, crashdisk.NoSpace, crashdisk.IOErrorAfter} {
-			for second := int64(1); second < 40; second++ {
+			for second := int64(1); second < 60; second++ {
+				if !some.takes() {
+					continue
+				}
 				found := d.Restart(crashdisk.KeepAll, 0)
 				found.FailAt(second, fault)
 				_, _ = Open(found, src, m.options())
@@ -154,10 +163,24 @@ func recoveryKilled(t *testing.T, born func() *memory) {
 	}
 }
 
-// stride thins a sweep out where it would take minutes.
-func stride(n int64) int64 {
-	if raceEnabled || testing.Short() {
-		return 11 * n
+// slice takes some of the points of a sweep, spread over all of them: with HOLDFAST_SWEEP=full each one, otherwise as many as
+// the continuous integration has time for, always the same.
+type slice struct{ every, n int64 }
+
+func newSlice(every int64) *slice {
+	switch {
+	case os.Getenv("HOLDFAST_SWEEP") == "full":
+		every = 1
+	case raceEnabled || testing.Short():
+		every *= 11 // the race detector makes each ten times slower, and there is nothing concurrent in them
 	}
-	return n
+	return &slice{every: every}
 }
+
+func (s *slice) takes() bool {
+	s.n++
+	return s.n%s.every == 0
+}
+
+// stride is the step of a loop that takes every n-th operation.
+func stride(n int64) int64 { return n * newSlice(1).every }
