@@ -39,8 +39,10 @@ func TestUnitsRunUnderARealSystemd(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if err := os.WriteFile(filepath.Join(scratch, "move.sh"), []byte("set -eux\n"+commands(t, "### Moving a vault under a keeper")), 0o755); err != nil {
-		t.Fatal(err)
+	for script, heading := range map[string]string{"move.sh": "### Moving a vault under a keeper", "make.sh": "### Making the vault"} {
+		if err := os.WriteFile(filepath.Join(scratch, script), []byte("set -eux\n"+commands(t, heading)), 0o755); err != nil {
+			t.Fatal(err)
+		}
 	}
 	boot := exec.CommandContext(ctx, "unshare", "--mount", "--propagation=private", "bash", script, "outer", scratch)
 	boot.Cancel = func() error { return boot.Process.Signal(os.Interrupt) }
@@ -52,37 +54,52 @@ func TestUnitsRunUnderARealSystemd(t *testing.T) {
 	if journal, err := os.ReadFile(filepath.Join(scratch, "journal")); err == nil {
 		t.Logf("journal:\n%s", journal)
 	}
-	for _, who := range []string{"alone", "keeper"} {
+	for _, who := range []string{"alone", "daemon", "keeper", "new-daemon", "new-keeper"} {
+		user, capabilities, interfaces := "holdfast", "0000000000000000", ".*"
+		if strings.HasSuffix(who, "keeper") {
+			user, capabilities, interfaces = "holdfast-keeper", "0000000000000200", "lo "
+		}
 		for harm, want := range map[string]string{
-			who + " does not start in its sandbox": `(?m)^` + who + ` start: 0$`,
-			who + " could gain privileges":         `(?m)^` + who + ` no new privileges: 1$`,
-			who + ": no calls are filtered":        `(?m)^` + who + ` seccomp: 2$`,
-			who + " sees this machine's files":     `(?m)^` + who + ` root: (dev |etc |proc |root |run |sys |tmp |usr |var )+$`,
-			who + " has a shell":                   `(?m)^` + who + ` shell: ls: cannot access`,
-			who + " does not stop, or not cleanly": `(?m)^` + who + ` stop: 0 success$`,
+			"runs as somebody else":               `user: .* ?` + user + ` holdfast$`,
+			"has not its capabilities alone":      `capabilities: ` + capabilities + ` $`,
+			"could gain privileges":               `no new privileges: 1$`,
+			"has its calls not filtered":          `seccomp: 2$`,
+			"sees this machine's files":           `root: (dev |etc |proc |root |run |sys |tmp |usr |var )+$`,
+			"sees more of /etc than is said":      `etc: ((holdfast|hosts|localtime|nsswitch\.conf|passwd|resolv\.conf) )+$`,
+			"has a shell":                         `shell: ls: cannot access`,
+			"has a network, or none and needs it": `interfaces: ` + interfaces + `$`,
 		} {
-			if !regexp.MustCompile(want).MatchString(report) {
-				t.Errorf("%s: no %s", harm, want)
+			if !regexp.MustCompile(`(?m)^` + who + ` ` + want).MatchString(report) {
+				t.Errorf("%s %s: no %s", who, harm, want)
 			}
 		}
 	}
 	for harm, want := range map[string]string{
-		"the daemon runs as somebody else":                 `(?m)^alone user: .* ?holdfast holdfast$`,
-		"the daemon has a capability":                      `(?m)^alone capabilities: 0000000000000000 $`,
-		"the local command line does not reach it":         `(?m)^alone snapshots: 0$`,
-		"check fails beside it":                            `(?m)^alone check: 0$`,
-		"Prometheus would see nothing":                     `(?m)^alone holdfast_ledger_size 1\b`,
-		"the daemon sees more of /etc than the unit says":  `(?m)^alone etc: ((holdfast|hosts|localtime|nsswitch\.conf|passwd|resolv\.conf) )+$`,
-		"a vault does not move under a keeper":             `(?m)^move: 0$`,
-		"the keeper runs as somebody else":                 `(?m)^keeper user: .* ?holdfast-keeper holdfast$`,
-		"the keeper has not CAP_LINUX_IMMUTABLE alone":     `(?m)^keeper capabilities: 0000000000000200 $`,
-		"the keeper sees more of /etc than the unit says":  `(?m)^keeper etc: ((holdfast|hosts|localtime|nsswitch\.conf|passwd|resolv\.conf) )+$`,
-		"the keeper has a network":                         `(?m)^keeper interfaces: lo $`,
-		"the keeper's status is not told":                  `(?m)^keeper status: Keeping vault [0-9a-f]{32}: \d+ records, protection: immutable flag$`,
-		"an operator does not reach the keeper":            `(?m)^keeper asked: 0$`,
-		"the keeper does not start over an immutable root": `(?m)^keeper restart: 0$`,
+		"the daemon does not start in its sandbox": `alone start: 0$`,
+		"the local command line does not reach it": `alone snapshots: 0$`,
+		"check fails beside it":                    `alone check: 0$`,
+		"Prometheus would see nothing":             `alone holdfast_ledger_size \d+\b`,
+		"it does not stop, or not cleanly":         `alone stop: 0 success$`,
+
+		"a vault does not move under a keeper":              `move: 0$`,
+		"the keeper's status is not told":                   `keeper status: Keeping vault [0-9a-f]{32}: \d+ records, protection: immutable flag$`,
+		"an operator does not reach the keeper":             `keeper asked: 0$`,
+		"the moved vault cannot be listed":                  `snapshots: 0$`,
+		"the moved vault cannot be checked":                 `check: 0$`,
+		"Prometheus sees nothing of the moved vault":        `holdfast_ledger_size \d+\b`,
+		"the daemon may write to the vault":                 `vault: ro$`,
+		"the keeper does not start over an immutable root":  `keeper restart: 0$`,
+		"the daemon does not find a keeper that came again": `check after it: 0$`,
+		"the daemon beside a keeper does not stop cleanly":  `daemon stop: 0 success$`,
+		"the keeper does not stop cleanly":                  `keeper stop: 0 success$`,
+
+		"no vault is made with a keeper":     `make: 0$`,
+		"the new vault is not protected":     `new-keeper status: Keeping vault [0-9a-f]{32}: \d+ records, protection: immutable flag$`,
+		"the new vault cannot be listed":     `new-snapshots: 0$`,
+		"the new vault cannot be checked":    `new-check: 0$`,
+		"the recovery identity is not there": `recovery: 600 \d\d+$`,
 	} {
-		if !regexp.MustCompile(want).MatchString(report) {
+		if !regexp.MustCompile(`(?m)^` + want).MatchString(report) {
 			t.Errorf("%s: no %s", harm, want)
 		}
 	}

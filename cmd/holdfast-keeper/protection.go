@@ -42,9 +42,8 @@ func (p *protection) found() []string {
 const weakPrefix = "protection: "
 
 // level is the protection that holds now, with what witnesses know on top of what was tried.
-func (k *house) level() level.Level {
+func (k *house) level(store *worm.Store) level.Level {
 	tried := k.holds.level()
-	store := k.store()
 	if store == nil {
 		return tried
 	}

@@ -289,6 +289,8 @@ func TestKeeperStartsOnlyAsItself(t *testing.T) {
 	m := newMachine(t)
 	m.found()
 	plain := m.keeperArgs()
+	roots := filepath.Join(m.dir, "roots")
+	must(t, os.Mkdir(roots, 0o755))
 	with := func(which, instead string) []string {
 		out := slices.Clone(keeperCaps)
 		for i, arg := range out {
@@ -313,6 +315,13 @@ func TestKeeperStartsOnlyAsItself(t *testing.T) {
 			[]string{"--no-new-privs"},
 			slices.Concat([]string{"unshare", "--time", "--fork", "--boottime", "1000000", "setpriv"}, keeperCaps, plain),
 			"time namespace",
+		},
+		// Root's own vault there, because inside nobody else has a number.
+		"in a user namespace": {
+			[]string{"--no-new-privs"},
+			slices.Concat([]string{"unshare", "--user", "--keep-caps", fmt.Sprintf("--map-user=%d", keeperUID), fmt.Sprintf("--map-group=%d", daemonUID), "setpriv"},
+				keeperCaps[5:], m.keeperArgs("--vault", roots)),
+			"it runs in a user namespace.*PrivateUsers",
 		},
 		"of another vault":                 {keeperCaps, append(m.keeperArgs(), "--vault", "/no/such/vault"), "no such file"},
 		"of a vault that is another's":     {keeperCaps, append(m.keeperArgs(), "--vault", m.work), "(?i)permission denied|belong"},

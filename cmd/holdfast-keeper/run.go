@@ -123,7 +123,7 @@ func (k *house) open(ctx context.Context) (err error) {
 	}
 	// What the server holds is closed with the house, also where the rest of the start fails.
 	k.server = keeper.NewServer(store, keeper.Options{
-		UID: k.daemon.uid, Level: func() string { return k.level().String() }, Findings: k.holds.found, Found: k.found,
+		UID: k.daemon.uid, Level: func() string { return k.level(k.store()).String() }, Findings: k.holds.found, Found: k.found,
 		Logf: func(format string, args ...any) { k.log.Warn(fmt.Sprintf(format, args...)) },
 	})
 	if store == nil {
@@ -163,6 +163,7 @@ func (k *house) found(ctx context.Context, o worm.InitOptions) (*worm.Store, err
 	if err := errors.Join(k.attack(ctx, store), k.adopt(ctx, store)); err != nil {
 		k.log.Warn("the vault is made; the next start tries the rest again", "error", err.Error())
 	}
+	k.notify.status(k.howWith(store))
 	return store, nil
 }
 
@@ -346,12 +347,13 @@ func (k *house) look() {
 }
 
 // how says in a line how the keeper is.
-func (k *house) how() string {
-	store := k.store()
+func (k *house) how() string { return k.howWith(k.store()) }
+
+func (k *house) howWith(store *worm.Store) string {
 	if store == nil {
 		return "Waiting for a vault: run holdfast init as the daemon's user"
 	}
-	return fmt.Sprintf("Keeping vault %s: %d records, protection: %s", store.Vault(), store.Ledger().Size(), k.level())
+	return fmt.Sprintf("Keeping vault %s: %d records, protection: %s", store.Vault(), store.Ledger().Size(), k.level(store))
 }
 
 // close puts everything down. Nothing that was acknowledged depends on it.

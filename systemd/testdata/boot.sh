@@ -93,6 +93,7 @@ witness) # beside them: what an operator does and sees
 	export HOME=/root PATH=/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 	exec > "$scratch/report" 2>&1
 	set +e
+	trap 'echo end' EXIT # also where this script is wrong
 	look() { # WHAT UNIT: how it runs
 		pid=$(systemctl show -P MainPID "$2")
 		echo "$1 user: $(stat -c %U:%G "/proc/$pid/task/$pid/comm" 2>/dev/null || true) $(ps -o user:20=,group:20= -p "$pid" | tr -s ' ')"
@@ -105,6 +106,20 @@ witness) # beside them: what an operator does and sees
 		echo "$1 interfaces: $(sed -n 's/^ *\([a-z0-9]*\):.*/\1/p' "/proc/$pid/net/dev" | tr '\n' ' ')"
 	}
 	metric() { exec 3<>/dev/tcp/127.0.0.1/9402 && printf 'GET /metrics HTTP/1.0\r\n\r\n' >&3 && grep -a '^holdfast_ledger_size' <&3; }
+
+	together() { # PREFIX: both run
+		look "${1-}daemon" holdfast
+		look "${1-}keeper" holdfast-keeper
+		echo "${1-}keeper status: $(systemctl show -P StatusText holdfast-keeper)"
+		runuser -u holdfast-keeper -- holdfast-keeper status
+		echo "${1-}keeper asked: $?"
+		holdfast snapshots --json
+		echo "${1-}snapshots: $?"
+		holdfast check
+		echo "${1-}check: $?"
+		echo "${1-}$(metric)"
+		echo "${1-}vault: $(findmnt -N "$(systemctl show -P MainPID holdfast)" -n -o OPTIONS -T /var/lib/holdfast/vault | cut -d, -f1)"
+	}
 
 	systemctl mask holdfast-keeper
 	systemctl start holdfast # returns once the daemon says that it is ready
@@ -122,17 +137,25 @@ witness) # beside them: what an operator does and sees
 	# The vault moves under the keeper, by the commands of docs/OPERATIONS.md.
 	bash "$scratch/move.sh"
 	echo "move: $?"
-	systemctl daemon-reload
-	systemctl start holdfast-keeper
-	echo "keeper start: $?"
-	look keeper holdfast-keeper
-	echo "keeper status: $(systemctl show -P StatusText holdfast-keeper)"
-	setpriv --reuid holdfast-keeper --regid holdfast --clear-groups holdfast-keeper status
-	echo "keeper asked: $?"
+	together
 	systemctl restart holdfast-keeper
 	echo "keeper restart: $?"
+	holdfast check
+	echo "check after it: $?"
+	systemctl stop holdfast
+	echo "daemon stop: $? $(systemctl show -P Result holdfast)"
 	systemctl stop holdfast-keeper
 	echo "keeper stop: $? $(systemctl show -P Result holdfast-keeper)"
-	echo "end"
+
+	# And a new one is made with the keeper, by those commands.
+	chattr -R -f -i -a /var/lib/holdfast/vault
+	find /var/lib/holdfast/vault /var/lib/holdfast/work -mindepth 1 -delete
+	rm /etc/holdfast/unlock*.key
+	mkdir -p /media/usb
+	bash "$scratch/make.sh"
+	echo "make: $?"
+	together new-
+	stat -c 'recovery: %a %s' /media/usb/recovery.key
+	systemctl stop holdfast holdfast-keeper
 	;;
 esac
