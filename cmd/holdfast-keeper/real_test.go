@@ -60,7 +60,7 @@ func needRoot(t testing.TB) {
 	if os.Geteuid() != 0 {
 		missing = append(missing, "root")
 	}
-	for _, tool := range []string{"setpriv", "unshare", "mkfs.ext4", "mount", "go"} {
+	for _, tool := range []string{"setpriv", "unshare", "mkfs.ext4", "mkfs.xfs", "mount", "go"} {
 		if _, err := exec.LookPath(tool); err != nil {
 			missing = append(missing, tool)
 		}
@@ -105,6 +105,9 @@ var built = sync.OnceValues(func() (string, error) {
 })
 
 func TestMain(m *testing.M) {
+	if as := os.Getenv(attackedVariable); as != "" {
+		os.Exit(playAttack(as))
+	}
 	code := m.Run()
 	if dir, _ := built(); os.Geteuid() == 0 && dir != "" {
 		_ = os.RemoveAll(dir)
@@ -115,6 +118,12 @@ func TestMain(m *testing.M) {
 // newMachine mounts an ext4 and makes what tmpfiles and the units make.
 func newMachine(t testing.TB) *machine {
 	t.Helper()
+	return newMachineOn(t, "ext4")
+}
+
+// newMachineOn is newMachine with another file system.
+func newMachineOn(t testing.TB, fsys string) *machine {
+	t.Helper()
 	needRoot(t)
 	bin, err := built()
 	must(t, err)
@@ -124,8 +133,12 @@ func newMachine(t testing.TB) *machine {
 	must(t, os.Chmod(run, 0o755))
 	m := &machine{t: t, bin: bin, run: run, dir: filepath.Join(run, "disk")}
 	image := filepath.Join(run, "image")
-	must(t, errors.Join(os.WriteFile(image, nil, 0o600), os.Truncate(image, 192<<20), os.Mkdir(m.dir, 0o755)))
-	command(t, "mkfs.ext4", "-q", "-F", "-m", "0", image)
+	must(t, errors.Join(os.WriteFile(image, nil, 0o600), os.Truncate(image, map[string]int64{"ext4": 192 << 20, "xfs": 320 << 20}[fsys]), os.Mkdir(m.dir, 0o755)))
+	if fsys == "xfs" {
+		command(t, "mkfs.xfs", "-q", "-f", image)
+	} else {
+		command(t, "mkfs.ext4", "-q", "-F", "-m", "0", image)
+	}
 	command(t, "mount", "-o", "loop", image, m.dir)
 	t.Cleanup(func() { command(t, "umount", m.dir) })
 	m.vault, m.work = filepath.Join(m.dir, "vault"), filepath.Join(m.dir, "work")

@@ -1,0 +1,648 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"time"
+	"unsafe"
+
+	"github.com/RoaringBitmap/roaring/v2"
+	"golang.org/x/sys/unix"
+
+	"github.com/holdfast-vault/holdfast/immutability/durable"
+	"github.com/holdfast-vault/holdfast/immutability/keeper"
+	"github.com/holdfast-vault/holdfast/immutability/ledger"
+	"github.com/holdfast-vault/holdfast/immutability/reliance"
+	"github.com/holdfast-vault/holdfast/immutability/worm"
+)
+
+// What is tried through the socket, by the one user who is answered.
+
+var ctx = context.Background()
+
+func (a *attacker) dialOnce() (*keeper.Client, error) { return keeper.Dial(ctx, a.socket, "attack") }
+
+// with runs do on a connection of its own.
+func (a *attacker) with(do func(c *keeper.Client) error) error {
+	c, err := a.dial()
+	if err != nil {
+		return err
+	}
+	err = do(c)
+	_ = c.Close()
+	return err
+}
+
+func begin(c *keeper.Client, session string) (*worm.Incoming, error) {
+	in, err := c.CreatePack(ctx, session)
+	if err != nil {
+		return nil, err
+	}
+	_, err = in.File.Write(bytes.Repeat(fmt.Appendf(nil, "pack %d. ", in.Number), 1500))
+	return in, err
+}
+
+func seal(c *keeper.Client, session string) (uint32, error) {
+	in, err := begin(c, session)
+	if err != nil {
+		return 0, err
+	}
+	_, err = c.Seal(ctx, in)
+	return in.Number, err
+}
+
+// manifest makes the next manifest of a source, changed by those who forge one.
+func manifest(c *keeper.Client, source, session string, forge func(*reliance.Head), packs ...uint32) ([]byte, error) {
+	label, previous, err := c.NextLabel(ctx, source)
+	if err != nil {
+		return nil, err
+	}
+	h := reliance.Head{
+		Format: reliance.Format, Vault: c.Welcome().Vault, Source: source, Session: session, Begin: time.Now().UTC().Truncate(time.Second),
+		Label: label, State: reliance.Complete, Clean: true, Previous: previous,
+	}
+	if err := h.SetPacks(roaring.BitmapOf(packs...)); err != nil {
+		return nil, err
+	}
+	if forge != nil {
+		forge(&h)
+	}
+	b, err := h.Encode()
+	if err != nil {
+		return nil, err
+	}
+	return reliance.Frame(b, []byte("sealed"), []byte("keyring")), nil
+}
+
+func commit(c *keeper.Client, source, session string, lock ledger.Lock, forge func(*reliance.Head), packs ...uint32) (string, keeper.Committed, error) {
+	m, err := manifest(c, source, session, forge, packs...)
+	if err != nil {
+		return "", keeper.Committed{}, err
+	}
+	done, err := c.Commit(ctx, session, m, reliance.ID(m), lock)
+	return reliance.ID(m), done, err
+}
+
+func preparations() map[string]func(*attacker) error {
+	return map[string]func(*attacker) error{
+		"fill": func(a *attacker) error {
+			return a.with(func(c *keeper.Client) error {
+				for i, lock := range []ledger.Lock{{}, {Mode: ledger.Compliance, ForSeconds: 7000}, {Mode: ledger.Governance, ForSeconds: 7000}} {
+					source, session := fmt.Sprintf("web%d", i%2+1), fmt.Sprintf("fill%d", i)
+					var packs []uint32
+					for range 2 {
+						n, err := seal(c, session)
+						if err != nil {
+							return err
+						}
+						packs = append(packs, n)
+					}
+					if _, _, err := commit(c, source, session, lock, nil, packs...); err != nil {
+						return err
+					}
+					if err := c.Release(ctx, session); err != nil {
+						return err
+					}
+				}
+				return nil
+			})
+		},
+		"save": func(a *attacker) error {
+			seg, err := os.ReadFile(a.segment())
+			if err != nil {
+				return err
+			}
+			note, err := os.ReadFile(a.checkpoint())
+			return errors.Join(err, os.WriteFile(filepath.Join(a.own, "old.jsonl"), seg, 0o600), os.WriteFile(filepath.Join(a.own, "old.checkpoint"), note, 0o600))
+		},
+		"hold a writer": func(a *attacker) error {
+			c, err := a.dial()
+			if err != nil {
+				return err
+			}
+			in, err := begin(c, "kept")
+			if err != nil {
+				return err
+			}
+			w, err := durable.Descriptor(in.File)
+			a.kept = append(a.kept, c, w)
+			a.wrote = append(a.wrote, in.Number)
+			return err
+		},
+		"write through the kept one": func(a *attacker) error {
+			w, ok := a.kept[len(a.kept)-1].(*os.File)
+			if !ok {
+				return errors.New("nothing is kept")
+			}
+			_, err := w.WriteString("written after the keeper died")
+			return errors.Join(err, w.Sync(), w.Close())
+		},
+	}
+}
+
+// locked gives a snapshot whose lock runs, of the mode.
+func (a *attacker) snapshot(mode ledger.Mode) (string, error) {
+	d, err := durable.OpenDir(a.vault)
+	if err != nil {
+		return "", err
+	}
+	defer d.Close()
+	s, err := worm.Open(d, kernelClock(), worm.Options{ReadOnly: true})
+	if err != nil {
+		return "", err
+	}
+	defer s.Close()
+	all, err := s.Snapshots()
+	for _, one := range all {
+		if one.Lock.Mode == mode && one.Locked && err == nil {
+			return one.ID, nil
+		}
+	}
+	return "", errors.Join(err, errors.New("no snapshot is locked so"))
+}
+
+// extends asks for a further lock of a snapshot that has one of a mode.
+func (a *attacker) extends(has ledger.Mode, lock ledger.Lock) error {
+	id, err := a.snapshot(has)
+	if err != nil {
+		return err
+	}
+	return a.with(func(c *keeper.Client) error {
+		_, err := c.Extend(ctx, id, lock, "an \"attacker\"")
+		return err
+	})
+}
+
+func attacksByMessage() []attack {
+	const cut = "cut off"
+	return []attack{
+		{name: "shorten a lock", by: "D", stops: "code 7", try: func(a *attacker) error {
+			return a.extends(ledger.Compliance, ledger.Lock{Mode: ledger.Compliance, ForSeconds: 1})
+		}},
+		{name: "governance over compliance", by: "D", stops: "code 7", try: func(a *attacker) error {
+			return a.extends(ledger.Compliance, ledger.Lock{Mode: ledger.Governance, ForSeconds: 7200})
+		}},
+		{name: "a lock beyond the policy's longest", by: "D", stops: "code 1", try: func(a *attacker) error {
+			return a.extends(ledger.Governance, ledger.Lock{Mode: ledger.Compliance, ForSeconds: 1 << 39})
+		}},
+		{name: "a forged record in the name of who asks", by: "D", stops: "code 1", try: func(a *attacker) error {
+			id, err := a.snapshot(ledger.Governance)
+			if err != nil {
+				return err
+			}
+			return a.with(func(c *keeper.Client) error {
+				_, err := c.Extend(ctx, id, ledger.Lock{Mode: ledger.Governance, ForSeconds: 7200}, "x\"}}\n{\"seq\":9,\"kind\":\"done\"}\n")
+				return err
+			})
+		}},
+		{name: "a lock of a snapshot that is not there", by: "D", stops: "code 8", try: func(a *attacker) error {
+			return a.with(func(c *keeper.Client) error {
+				_, err := c.Extend(ctx, strings.Repeat("a", 64), ledger.Lock{Mode: ledger.Governance, ForSeconds: 100}, "x")
+				return err
+			})
+		}},
+		{name: "release all claims, condemn and sweep", by: "D", stops: "done", try: func(a *attacker) error {
+			return a.with(func(c *keeper.Client) (err error) {
+				for i := range 20 {
+					for _, session := range []string{"fill0", "fill1", "fill2", fmt.Sprint("s", i)} {
+						err = errors.Join(err, c.Release(ctx, session))
+					}
+					_, cerr := c.Condemn(ctx)
+					_, serr := c.Sweep(ctx)
+					err = errors.Join(err, cerr, serr)
+				}
+				return err
+			})
+		}},
+		{name: "discard what is sealed", by: "D", stops: "code 1, code 8, done", try: func(a *attacker) error {
+			return a.with(func(c *keeper.Client) error { return refusedAll(c.Discard(ctx, 1), c.Discard(ctx, 2)) })
+		}},
+		{name: "drop what is sealed", by: "D", stops: "code 8", try: func(a *attacker) error {
+			return a.with(func(c *keeper.Client) error {
+				return refusedAll(c.Drop(ctx, nobodys(1)), c.Leave(ctx, nobodys(1)))
+			})
+		}},
+		{name: "seal the pack of another connection", by: "D", stops: "code 8", try: func(a *attacker) error {
+			return a.with(func(c *keeper.Client) error {
+				in, err := begin(c, "s1")
+				if err != nil {
+					return err
+				}
+				other := a.with(func(d *keeper.Client) error {
+					_, err := d.Seal(ctx, nobodys(in.Number))
+					return err
+				})
+				return errors.Join(other, c.Drop(ctx, in))
+			})
+		}},
+		{name: "found a vault over the vault", by: "D", stops: "code 1, cut off", try: func(a *attacker) error {
+			return a.with(func(c *keeper.Client) error {
+				_, err := c.Found(ctx, worm.InitOptions{Vault: strings.Repeat("f", 32), Identity: []byte("{}"), Keyring: []byte("x")})
+				return err
+			})
+		}},
+		{name: "a request before hello", by: "D", stops: cut, try: func(a *attacker) error { return a.raw(frames(1, 15, nil)) }},
+		{name: "an operator's request at the daemon's socket", by: "D", stops: "cut off, done", try: func(a *attacker) error {
+			return a.raw(hello(), frames(2, 31, []byte{3, 0, 0, 0, 'a', 'b', 'c', 1, 0, 'r'}))
+		}},
+		{name: "kinds that there are not", by: "D", stops: cut, try: func(a *attacker) error { return a.raw(hello(), frames(2, 200, nil)) }},
+		{name: "a frame of 4 GiB", by: "D", stops: cut, try: func(a *attacker) error {
+			return a.raw(hello(), []byte{0xff, 0xff, 0xff, 0xff, 2, 0, 0, 0, 9, 1, 0, 0})
+		}},
+		{name: "a body with more than belongs in it", by: "D", stops: cut, try: func(a *attacker) error {
+			return a.raw(hello(), frames(2, 3, make([]byte, 100)))
+		}},
+		{name: "bytes of chance", by: "D", stops: cut, try: func(a *attacker) error {
+			return a.raw(hello(), bytes.Repeat([]byte{16, 0, 0, 0, 9, 9, 9, 9, 12, 1}, 1000))
+		}},
+		{name: "a recorded conversation, replayed", by: "D", stops: cut, try: func(a *attacker) error {
+			said := [][]byte{hello(), frames(2, 2, text("s1")), frames(3, 3, []byte{1, 0, 0, 0}), frames(4, 4, []byte{1, 0, 0, 0}), frames(5, 14, nil), frames(6, 15, nil)}
+			return errors.Join(a.raw(said...), a.raw(said...))
+		}},
+		{name: "half a frame and silence", by: "D", stops: "done", try: func(a *attacker) error {
+			c, err := net.Dial("unix", a.socket)
+			if err != nil {
+				return err
+			}
+			defer c.Close()
+			if _, err := c.Write(hello()[:7]); err != nil {
+				return err
+			}
+			return a.with(func(c *keeper.Client) error { _, err := c.Now(ctx); return err }) // others are answered
+		}},
+		{name: "10,000 requests whose answers nobody reads", by: "D", stops: "done", try: func(a *attacker) error {
+			c, err := net.Dial("unix", a.socket)
+			if err != nil {
+				return err
+			}
+			defer c.Close()
+			all := hello()
+			for i := range 10000 {
+				all = append(all, frames(uint32(i+2), 16, nil)...)
+			}
+			_ = c.SetWriteDeadline(time.Now().Add(300 * time.Millisecond))
+			_, _ = c.Write(all) // the keeper stops reading at some point
+			return a.with(func(c *keeper.Client) error { _, err := c.Now(ctx); return err })
+		}},
+		{name: "more connections than are answered", by: "D", stops: cut, try: func(a *attacker) error {
+			var all []*keeper.Client
+			defer func() {
+				for _, c := range all {
+					_ = c.Close()
+				}
+			}()
+			for range 20 {
+				c, err := a.dialOnce()
+				if err != nil {
+					return err
+				}
+				all = append(all, c)
+			}
+			return nil
+		}},
+		{name: "more packs than may grow", by: "D", stops: "code 4", try: func(a *attacker) error {
+			return a.with(func(c *keeper.Client) error {
+				for range 100 {
+					if _, err := c.CreatePack(ctx, "many"); err != nil {
+						return err
+					}
+				}
+				return nil
+			})
+		}},
+		{name: "send descriptors to the keeper", by: "D", stops: "done, cut off", try: func(a *attacker) error {
+			c, err := net.DialUnix("unix", nil, &net.UnixAddr{Name: a.socket, Net: "unix"})
+			if err != nil {
+				return err
+			}
+			defer c.Close()
+			r, w, err := os.Pipe()
+			if err != nil {
+				return err
+			}
+			defer r.Close()
+			defer w.Close()
+			for range 50 {
+				if _, _, err := c.WriteMsgUnix(hello(), unix.UnixRights(int(r.Fd()), int(w.Fd())), nil); err != nil {
+					return err
+				}
+			}
+			return a.with(func(c *keeper.Client) error { _, err := c.Now(ctx); return err })
+		}},
+		{name: "probes without end", by: "D", stops: "code 4", try: func(a *attacker) error {
+			return a.with(func(c *keeper.Client) error {
+				for range 3 {
+					if _, _, err := c.Probe(ctx); err != nil {
+						return err
+					}
+				}
+				return nil
+			})
+		}},
+	}
+}
+
+// nobodys is a pack of that number as if it had been created here.
+func nobodys(n uint32) *worm.Incoming {
+	f, err := os.Open(os.DevNull)
+	if err != nil {
+		panic(err) // there is always one
+	}
+	return &worm.Incoming{Number: n, Session: "s1", File: durable.Adopt(f, "nothing")}
+}
+
+func text(s string) []byte {
+	return append(binary.LittleEndian.AppendUint16(nil, uint16(len(s))), s...)
+}
+
+func hello() []byte { return frames(1, 1, text("attack")) }
+
+func frames(id uint32, kind byte, body []byte) []byte {
+	b := binary.LittleEndian.AppendUint32(nil, uint32(8+len(body)))
+	b = binary.LittleEndian.AppendUint32(b, id)
+	return append(append(b, kind, 1, 0, 0), body...)
+}
+
+// raw says something that a client would not, and hears what comes until the keeper ends it, or has been silent for a while.
+func (a *attacker) raw(said ...[]byte) error {
+	c, err := net.Dial("unix", a.socket)
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	for _, b := range said {
+		if _, err := c.Write(b); err != nil {
+			return err
+		}
+	}
+	_ = c.(*net.UnixConn).CloseWrite()
+	_ = c.SetReadDeadline(time.Now().Add(20 * time.Second))
+	_, err = io.Copy(io.Discard, c)
+	if err == nil {
+		err = io.EOF
+	}
+	return err
+}
+
+func attacksByManifest() []attack {
+	// forged commits a manifest of the sealed packs 1 and 2 in which something is changed.
+	forged := func(lock ledger.Lock, forge func(*reliance.Head), packs ...uint32) func(a *attacker) error {
+		return func(a *attacker) error {
+			return a.with(func(c *keeper.Client) error {
+				_, _, err := commit(c, "web1", "forged", lock, forge, packs...)
+				return err
+			})
+		}
+	}
+	label := func(d time.Duration) func(*reliance.Head) {
+		return func(h *reliance.Head) { h.Label = time.Now().UTC().Add(d).Format("20060102T150405Z") }
+	}
+	return []attack{
+		{name: "a manifest of another vault", by: "D", stops: "code 1", try: forged(ledger.Lock{}, func(h *reliance.Head) { h.Vault = strings.Repeat("f", 32) }, 1, 2)},
+		{name: "a manifest that forks its source", by: "D", stops: "code 6", try: forged(ledger.Lock{}, func(h *reliance.Head) { h.Previous = "" }, 1, 2)},
+		{name: "a manifest that follows another source", by: "D", stops: "code 6", try: forged(ledger.Lock{}, func(h *reliance.Head) { h.Previous = strings.Repeat("a", 64) }, 1, 2)},
+		{name: "a manifest of another session", by: "D", stops: "code 1", try: forged(ledger.Lock{}, func(h *reliance.Head) { h.Session = "other" }, 1, 2)},
+		{name: "a manifest that relies on packs that there are not", by: "D", stops: "code 5", try: forged(ledger.Lock{}, nil, 1, 2, 7777)},
+		{name: "a backdated manifest", by: "D", stops: "code 1, code 6", try: forged(ledger.Lock{}, label(-30*24*time.Hour), 1, 2)},
+		{name: "a future-dated manifest", by: "D", stops: "code 1, code 6", try: forged(ledger.Lock{}, label(time.Hour), 1, 2)},
+		{name: "a manifest that relies on too few packs", by: "D", stops: "done", try: forged(ledger.Lock{}, nil)},
+		{name: "a manifest that relies on everything, locked for ever", by: "D", stops: "done, code 1", try: forged(ledger.Lock{Mode: ledger.Compliance, ForSeconds: 1 << 39}, nil, 1, 2, 3, 4, 5, 6)},
+		{name: "a lock shorter than the policy's", by: "D", stops: "done", try: func(a *attacker) error {
+			return a.with(func(c *keeper.Client) error {
+				n, err := seal(c, "short")
+				if err != nil {
+					return err
+				}
+				_, done, err := commit(c, "web2", "short", ledger.Lock{Mode: ledger.Governance, ForSeconds: 1}, nil, n)
+				if err == nil && done.Lock.Seconds < 60 {
+					err = fmt.Errorf("a lock of %d s was granted", done.Lock.Seconds)
+				}
+				return err
+			})
+		}},
+		{name: "other bytes under a snapshot's name", by: "D", stops: "code 1", try: func(a *attacker) error {
+			id, err := a.snapshot(ledger.Compliance)
+			if err != nil {
+				return err
+			}
+			return a.with(func(c *keeper.Client) error {
+				m, err := manifest(c, "web1", "forged", nil)
+				if err != nil {
+					return err
+				}
+				_, err = c.Commit(ctx, "forged", m, id, ledger.Lock{})
+				return err
+			})
+		}},
+		{name: "an old manifest committed again", by: "D", stops: "done, code 1, code 6", try: func(a *attacker) error {
+			old, err := os.ReadFile(a.manifest())
+			if err != nil {
+				return err
+			}
+			line, _, _, err := reliance.Unframe(old)
+			if err != nil {
+				return err
+			}
+			h, err := reliance.Parse(line)
+			if err != nil {
+				return err
+			}
+			return a.with(func(c *keeper.Client) error {
+				_, err := c.Commit(ctx, h.Session, old, reliance.ID(old), ledger.Lock{Mode: ledger.Governance, ForSeconds: 60})
+				return err
+			})
+		}},
+		{name: "a manifest that is none", by: "D", stops: "code 1", try: func(a *attacker) error {
+			return a.with(func(c *keeper.Client) error {
+				m := bytes.Repeat([]byte("{\"format\":1}\n"), 50000)
+				_, err := c.Commit(ctx, "forged", m, reliance.ID(m), ledger.Lock{})
+				return err
+			})
+		}},
+		{name: "two heads of one source at once", by: "D", stops: "code 6", try: func(a *attacker) error {
+			return a.with(func(c *keeper.Client) error {
+				m1, err1 := manifest(c, "twin", "t1", nil)
+				m2, err2 := manifest(c, "twin", "t2", nil)
+				_, err3 := c.Commit(ctx, "t1", m1, reliance.ID(m1), ledger.Lock{})
+				if err := errors.Join(err1, err2, err3); err != nil {
+					return fmt.Errorf("the first: %v", err)
+				}
+				_, err := c.Commit(ctx, "t2", m2, reliance.ID(m2), ledger.Lock{})
+				return err
+			})
+		}},
+	}
+}
+
+// handle makes an attack on a pack that grows: keep does something that can still write and gives what lets it go and,
+// where that can be done without a descriptor of one's own, what writes.
+func handle(name, stops string, keep func(w *os.File) (write func() error, letGo func() error, err error)) attack {
+	return attack{name: name, by: "D", stops: stops, try: func(a *attacker) error {
+		return a.with(func(c *keeper.Client) error {
+			in, err := begin(c, "handle")
+			if err != nil {
+				return err
+			}
+			w, err := durable.Descriptor(in.File)
+			if err != nil {
+				return err
+			}
+			write, letGo, err := keep(w)
+			if err != nil {
+				_ = w.Close()
+				return errors.Join(err, c.Drop(ctx, in))
+			}
+			_, err = c.Seal(ctx, in)
+			if err == nil {
+				err = write() // it is sealed, and this is the harm
+			}
+			if lerr := letGo(); lerr != nil {
+				return fmt.Errorf("letting go: %w", lerr)
+			}
+			if err != nil { // what nobody can write to any more is sealed, or given up
+				if _, serr := c.Seal(ctx, in); serr != nil && !errors.Is(serr, durable.ErrWriter) && !errors.Is(serr, worm.ErrNoPack) {
+					return fmt.Errorf("and after letting go: %v", serr)
+				}
+			}
+			return err
+		})
+	}}
+}
+
+func overwrite(w *os.File) func() error {
+	return func() error {
+		_, err := w.WriteString("forged")
+		return errors.Join(err, w.Close())
+	}
+}
+
+func attacksOnHandles() []attack {
+	return []attack{
+		handle("seal beside a descriptor", "code 4", func(w *os.File) (func() error, func() error, error) {
+			return overwrite(w), func() error { _ = w.Close(); return nil }, nil
+		}),
+		handle("seal beside a mapping", "code 4", func(w *os.File) (func() error, func() error, error) {
+			b, err := unix.Mmap(int(w.Fd()), 0, 4096, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
+			if err == nil {
+				err = w.Close()
+			}
+			return func() error { b[0] ^= 0xff; return nil }, func() error { return unix.Munmap(b) }, err
+		}),
+		handle("seal beside a mapping that becomes writable later", "code 4", func(w *os.File) (func() error, func() error, error) {
+			b, err := unix.Mmap(int(w.Fd()), 0, 4096, unix.PROT_READ, unix.MAP_SHARED)
+			if err == nil {
+				err = w.Close()
+			}
+			return func() error {
+				err := unix.Mprotect(b, unix.PROT_READ|unix.PROT_WRITE)
+				if err == nil {
+					b[0] ^= 0xff
+				}
+				return err
+			}, func() error { return unix.Munmap(b) }, err
+		}),
+		handle("seal beside a descriptor in a socket's queue", "code 4", func(w *os.File) (func() error, func() error, error) {
+			pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+			if err != nil {
+				return nil, nil, err
+			}
+			if err := unix.Sendmsg(pair[0], []byte("x"), unix.UnixRights(int(w.Fd())), nil, 0); err != nil {
+				return nil, nil, err
+			}
+			fetch := func() error {
+				b, oob := make([]byte, 1), make([]byte, unix.CmsgSpace(4))
+				_, n, _, _, err := unix.Recvmsg(pair[1], b, oob, 0)
+				if err != nil {
+					return err
+				}
+				all, err := unix.ParseSocketControlMessage(oob[:n])
+				if err != nil {
+					return err
+				}
+				fds, err := unix.ParseUnixRights(&all[0])
+				if err != nil {
+					return err
+				}
+				_, err = unix.Write(fds[0], []byte("forged"))
+				return errors.Join(err, unix.Close(fds[0]))
+			}
+			return fetch, func() error { return errors.Join(unix.Close(pair[0]), unix.Close(pair[1])) }, w.Close()
+		}),
+		handle("seal beside a duplicate in another process", "code 4", func(w *os.File) (func() error, func() error, error) {
+			other := exec.Command("sh", "-c", "read line; printf forged >&3; read line")
+			other.ExtraFiles = []*os.File{w}
+			in, err := other.StdinPipe()
+			if err != nil {
+				return nil, nil, err
+			}
+			if err := other.Start(); err != nil {
+				return nil, nil, err
+			}
+			write := func() error { _, err := io.WriteString(in, "go\ngo\n"); return err }
+			return write, func() error { _ = in.Close(); _ = other.Wait(); return nil }, w.Close()
+		}),
+		handle("seal beside a file that io_uring keeps", "code 4, ENOSYS, EPERM", func(w *os.File) (func() error, func() error, error) {
+			params := make([]byte, 120)
+			ring, _, errno := unix.Syscall(unix.SYS_IO_URING_SETUP, 4, uintptr(unsafe.Pointer(&params[0])), 0)
+			if errno != 0 {
+				return nil, nil, errno
+			}
+			fd := int32(w.Fd())
+			const registerFiles = 2
+			if _, _, errno := unix.Syscall6(unix.SYS_IO_URING_REGISTER, ring, registerFiles, uintptr(unsafe.Pointer(&fd)), 1, 0, 0); errno != 0 {
+				return nil, nil, errors.Join(errno, unix.Close(int(ring)))
+			}
+			return func() error { return nil }, func() error { return unix.Close(int(ring)) }, w.Close()
+		}),
+		{name: "write between fsync and seal", by: "D", stops: "done", try: func(a *attacker) error {
+			return a.with(func(c *keeper.Client) error {
+				in, err := begin(c, "late")
+				if err != nil {
+					return err
+				}
+				err = in.File.Sync()
+				_, werr := in.File.Write([]byte("after the sync"))
+				_, serr := c.Seal(ctx, in) // what is there then is what is hashed
+				return errors.Join(err, werr, serr)
+			})
+		}},
+		{name: "change a growing pack's rights", by: "D", stops: refusedByRights, try: func(a *attacker) error {
+			return a.with(func(c *keeper.Client) error {
+				in, err := begin(c, "rights")
+				if err != nil {
+					return err
+				}
+				w, err := durable.Descriptor(in.File)
+				if err != nil {
+					return err
+				}
+				fd := int(w.Fd())
+				flags, _ := unix.IoctlGetUint32(fd, unix.FS_IOC_GETFLAGS)
+				err = refusedAll(unix.Fchmod(fd, 0o666), unix.Fchown(fd, os.Getuid(), -1), unix.IoctlSetPointerInt(fd, unix.FS_IOC_SETFLAGS, int(flags|0x80)),
+					unix.Unlink(a.in(fmt.Sprintf("incoming/%08d.pack", in.Number))), opens(fmt.Sprintf("/proc/self/fd/%d", fd), unix.O_RDWR))
+				return errors.Join(err, w.Close(), c.Drop(ctx, in))
+			})
+		}},
+		{name: "never let go of a pack", by: "D", stops: "done", try: func(a *attacker) error {
+			return a.with(func(c *keeper.Client) error {
+				if _, err := begin(c, "kept"); err != nil {
+					return err
+				}
+				n, err := seal(c, "beside") // nobody waits for it
+				if err == nil {
+					_, _, err = commit(c, "web1", "beside", ledger.Lock{}, nil, n)
+				}
+				return err
+			})
+		}},
+	}
+}
