@@ -144,6 +144,11 @@ real-trees:
 resume-huge:
 	$(call sweep,CutReadsMoreThanAPackAgain,./vault,HOLDFAST_SWEEP=full)
 
+# Every attack of docs/KEEPER.md on a real keeper, ext4 and XFS, with a long storm of kills; root.
+ATTACKS ?= 300
+attacks:
+	$(call sweep,Attack,./cmd/holdfast-keeper,HOLDFAST_ATTACKS=$(ATTACKS))
+
 boot:
 	$(call sweep,RealSystemd,./systemd,GOFLAGS=-tags=boot)
 

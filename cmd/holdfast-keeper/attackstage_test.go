@@ -42,7 +42,7 @@ func attacksOnStage() []attack {
 	return []attack{
 		{name: "a second keeper as the keeper's own user", by: "root", stops: "exit", stage: func(w *war) error {
 			p := w.m.start(keeperCaps, nil, w.m.keeperArgs()...)
-			if code := p.ends(); code != exitDone && strings.Contains(p.errs.String(), "another keeper") {
+			if code := p.ends(); code != exitDone && strings.Contains(p.errs.String(), "locked by another process") {
 				return errExit
 			}
 			return fmt.Errorf("it runs, or says something else: %s", p.errs.String())
@@ -98,10 +98,10 @@ func playStorm() error {
 	}
 	return a.with(func(c *keeper.Client) error {
 		for round := 0; ; round++ {
-			session := fmt.Sprintf("storm%d-%d", seed, round)
+			session, source := fmt.Sprintf("storm%d-%d", seed, round), fmt.Sprint("storm", rng.IntN(3))
 			var packs []uint32
 			for range 1 + rng.IntN(3) {
-				in, err := begin(c, session)
+				in, err := begin(c, source, session)
 				if err != nil {
 					return err
 				}
@@ -120,7 +120,7 @@ func playStorm() error {
 					return err
 				}
 			}
-			id, _, err := commit(c, fmt.Sprint("storm", rng.IntN(3)), session, ledger.Lock{}, nil, packs...)
+			id, _, err := commit(c, source, session, ledger.Lock{}, nil, packs...)
 			if err != nil {
 				return err
 			}

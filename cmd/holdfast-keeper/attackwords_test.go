@@ -42,8 +42,8 @@ func (a *attacker) with(do func(c *keeper.Client) error) error {
 	return err
 }
 
-func begin(c *keeper.Client, session string) (*worm.Incoming, error) {
-	in, err := c.CreatePack(ctx, session)
+func begin(c *keeper.Client, source, session string) (*worm.Incoming, error) {
+	in, err := c.CreatePack(ctx, session, source)
 	if err != nil {
 		return nil, err
 	}
@@ -51,8 +51,8 @@ func begin(c *keeper.Client, session string) (*worm.Incoming, error) {
 	return in, err
 }
 
-func seal(c *keeper.Client, session string) (uint32, error) {
-	in, err := begin(c, session)
+func seal(c *keeper.Client, source, session string) (uint32, error) {
+	in, err := begin(c, source, session)
 	if err != nil {
 		return 0, err
 	}
@@ -100,7 +100,7 @@ func preparations() map[string]func(*attacker) error {
 					source, session := fmt.Sprintf("web%d", i%2+1), fmt.Sprintf("fill%d", i)
 					var packs []uint32
 					for range 2 {
-						n, err := seal(c, session)
+						n, err := seal(c, source, session)
 						if err != nil {
 							return err
 						}
@@ -129,7 +129,7 @@ func preparations() map[string]func(*attacker) error {
 			if err != nil {
 				return err
 			}
-			in, err := begin(c, "kept")
+			in, err := begin(c, "web1", "kept")
 			if err != nil {
 				return err
 			}
@@ -233,7 +233,7 @@ func attacksByMessage() []attack {
 		}},
 		{name: "seal the pack of another connection", by: "D", stops: "code 8", try: func(a *attacker) error {
 			return a.with(func(c *keeper.Client) error {
-				in, err := begin(c, "s1")
+				in, err := begin(c, "web1", "s1")
 				if err != nil {
 					return err
 				}
@@ -242,6 +242,15 @@ func attacksByMessage() []attack {
 					return err
 				})
 				return errors.Join(other, c.Drop(ctx, in))
+			})
+		}},
+		{name: "another source's session", by: "D", stops: "code 1", try: func(a *attacker) error {
+			return a.with(func(c *keeper.Client) error {
+				if _, err := begin(c, "web1", "whose"); err != nil {
+					return fmt.Errorf("the first: %v", err)
+				}
+				_, err := begin(c, "web2", "whose")
+				return err
 			})
 		}},
 		{name: "found a vault over the vault", by: "D", stops: "code 1, cut off", try: func(a *attacker) error {
@@ -265,7 +274,7 @@ func attacksByMessage() []attack {
 			return a.raw(hello(), bytes.Repeat([]byte{16, 0, 0, 0, 9, 9, 9, 9, 12, 1}, 1000))
 		}},
 		{name: "a recorded conversation, replayed", by: "D", stops: cut, try: func(a *attacker) error {
-			said := [][]byte{hello(), frames(2, 2, text("s1")), frames(3, 3, []byte{1, 0, 0, 0}), frames(4, 4, []byte{1, 0, 0, 0}), frames(5, 14, nil), frames(6, 15, nil)}
+			said := [][]byte{hello(), frames(2, 2, append(text("s1"), text("web1")...)), frames(3, 3, []byte{1, 0, 0, 0}), frames(4, 4, []byte{1, 0, 0, 0}), frames(5, 14, nil), frames(6, 15, nil)}
 			return errors.Join(a.raw(said...), a.raw(said...))
 		}},
 		{name: "half a frame and silence", by: "D", stops: "done", try: func(a *attacker) error {
@@ -312,7 +321,7 @@ func attacksByMessage() []attack {
 		{name: "more packs than may grow", by: "D", stops: "code 4", try: func(a *attacker) error {
 			return a.with(func(c *keeper.Client) error {
 				for range 100 {
-					if _, err := c.CreatePack(ctx, "many"); err != nil {
+					if _, err := c.CreatePack(ctx, "many", "web1"); err != nil {
 						return err
 					}
 				}
@@ -418,7 +427,7 @@ func attacksByManifest() []attack {
 		{name: "a manifest that relies on everything, locked for ever", by: "D", stops: "done, code 1", try: forged(ledger.Lock{Mode: ledger.Compliance, ForSeconds: 1 << 39}, nil, 1, 2, 3, 4, 5, 6)},
 		{name: "a lock shorter than the policy's", by: "D", stops: "done", try: func(a *attacker) error {
 			return a.with(func(c *keeper.Client) error {
-				n, err := seal(c, "short")
+				n, err := seal(c, "web2", "short")
 				if err != nil {
 					return err
 				}
@@ -488,7 +497,7 @@ func attacksByManifest() []attack {
 func handle(name, stops string, keep func(w *os.File) (write func() error, letGo func() error, err error)) attack {
 	return attack{name: name, by: "D", stops: stops, try: func(a *attacker) error {
 		return a.with(func(c *keeper.Client) error {
-			in, err := begin(c, "handle")
+			in, err := begin(c, "web1", "handle")
 			if err != nil {
 				return err
 			}
@@ -605,7 +614,7 @@ func attacksOnHandles() []attack {
 		}),
 		{name: "write between fsync and seal", by: "D", stops: "done", try: func(a *attacker) error {
 			return a.with(func(c *keeper.Client) error {
-				in, err := begin(c, "late")
+				in, err := begin(c, "web1", "late")
 				if err != nil {
 					return err
 				}
@@ -617,7 +626,7 @@ func attacksOnHandles() []attack {
 		}},
 		{name: "change a growing pack's rights", by: "D", stops: refusedByRights, try: func(a *attacker) error {
 			return a.with(func(c *keeper.Client) error {
-				in, err := begin(c, "rights")
+				in, err := begin(c, "web1", "rights")
 				if err != nil {
 					return err
 				}
@@ -634,10 +643,10 @@ func attacksOnHandles() []attack {
 		}},
 		{name: "never let go of a pack", by: "D", stops: "done", try: func(a *attacker) error {
 			return a.with(func(c *keeper.Client) error {
-				if _, err := begin(c, "kept"); err != nil {
+				if _, err := begin(c, "web1", "kept"); err != nil {
 					return err
 				}
-				n, err := seal(c, "beside") // nobody waits for it
+				n, err := seal(c, "web1", "beside") // nobody waits for it
 				if err == nil {
 					_, _, err = commit(c, "web1", "beside", ledger.Lock{}, nil, n)
 				}
