@@ -137,7 +137,7 @@ var rims = []struct {
 	{"google.golang.org/protobuf", []string{"vault/index"}, "Badger's own tables, for its check"},
 	{"github.com/klauspost", []string{"vault/pack"}, "compression and parity are parts of the pack format"},
 	{"github.com/RoaringBitmap", []string{"immutability/fsck", "immutability/keeper", "immutability/reliance", "immutability/worm", "vault", "vault/index", "vault/snapshot", "cmd/holdfast-fsck"}, "sets of packs"},
-	{"golang.org/x/mod", []string{"immutability/ledger", "immutability/witness"}, "Merkle tree and signed notes"},
+	{"golang.org/x/mod", []string{"immutability/ledger", "immutability/witness", "immutability/worm"}, "Merkle tree and signed notes"},
 	{"github.com/pkg/sftp", []string{"puller/remote", "puller/throwaway", "vault/door"}, "the client in the first, the server in the others"},
 	{"golang.org/x/crypto", []string{"puller/remote", "puller/throwaway", "puller/hostile", "puller/sshdtest", "vault/door", "cmd/holdfast"}, "SSH; in cmd for keys and fingerprints"},
 	{"github.com/bmatcuk/doublestar", []string{"puller"}, "excludes"},
