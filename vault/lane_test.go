@@ -72,28 +72,34 @@ func TestNoiseSpoilsText(t *testing.T) {
 		if _, _, _, err := s.p.put(s.v.chunkID(data), data); err != nil {
 			t.Fatal(err)
 		}
-		s.p.mu.Lock()
-		for k, b := range s.p.cur {
-			if b == nil {
-				continue
-			}
-			begun[lane(k)]++
-			if s.p.seq-b.seq > lagMax+1 {
-				t.Fatalf("block %d still gathers when block %d is begun", b.seq, s.p.seq)
-			}
-			for _, c := range b.chunks {
-				if laneOf(b.payload[c.Offset:c.Offset+c.Size]) != lane(k) {
-					t.Fatalf("a chunk of another kind in lane %d", k)
-				}
-			}
-			if len(b.payload) > pack.MaxPayload {
-				t.Fatalf("%d bytes in a block", len(b.payload))
-			}
-		}
-		s.p.mu.Unlock()
+		looked(t, s.p, begun)
 	}
 	if begun[laneText] == 0 || begun[laneNoise] == 0 {
 		t.Fatalf("gathered by lane: %v", begun)
+	}
+}
+
+// looked holds what gathers to the rules, and counts it by lane.
+func looked(t *testing.T, p *packer, begun map[lane]uint64) {
+	t.Helper()
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for k, b := range p.cur {
+		if b == nil {
+			continue
+		}
+		begun[lane(k)]++
+		if p.seq-b.seq > lagMax+1 {
+			t.Fatalf("block %d still gathers when block %d is begun", b.seq, p.seq)
+		}
+		for _, c := range b.chunks {
+			if laneOf(b.payload[c.Offset:c.Offset+c.Size]) != lane(k) {
+				t.Fatalf("a chunk of another kind in lane %d", k)
+			}
+		}
+		if len(b.payload) > pack.MaxPayload {
+			t.Fatalf("%d bytes in a block", len(b.payload))
+		}
 	}
 }
 
