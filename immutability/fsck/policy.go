@@ -173,6 +173,9 @@ func (h *history) loosened(r *record, p policy) string {
 		for _, x := range recent[1:] {
 			floor = looser(floor, x.of(name))
 		}
+		if _, pulled := h.sources[name]; name != "" && !pulled {
+			floor.defaultSeconds, floor.budget = 1, 0 // nothing of it is there that was promised more
+		}
 		if looser(floor, p.of(name)) != floor {
 			return fmt.Sprintf("source %q (empty for all): %+v, and %+v is the loosest before", name, p.of(name), floor)
 		}

@@ -17,6 +17,24 @@ func base() Policy {
 		Sources: map[string]Rules{"db1": {DefaultSeconds: 90 * day, BudgetBytes: 5000}}}
 }
 
+// known is for sources that have snapshots.
+func known(string) bool { return false }
+
+// TestNewSourceIsHeldToWhatItNeverHad: a source without snapshots gets the default and the budget that are written for it,
+// within what holds for all.
+func TestNewSourceIsHeldToWhatItNeverHad(t *testing.T) {
+	fresh := func(source string) bool { return source == "new1" }
+	own := Rules{DefaultSeconds: 8 * day, BudgetBytes: 9000}
+	got, refused := Tighten(base(), nil, Policy{Sources: map[string]Rules{"new1": own, "web1": own}}, fresh)
+	if got.Sources["new1"] != own || len(refused) != 2 || refused[0].Source != "web1" {
+		t.Errorf("%+v, refused %v", got, refused)
+	}
+	got, refused = Tighten(base(), nil, Policy{Sources: map[string]Rules{"new1": {DefaultSeconds: 6 * day, MaxSeconds: 200 * day}}}, fresh)
+	if got.For("new1").DefaultSeconds != 7*day || got.For("new1").MaxSeconds != 100*day || len(refused) != 1 {
+		t.Errorf("%+v, refused %v", got, refused)
+	}
+}
+
 // TestWhatIsTighter is docs/OPERATIONS.md's table: for each member which way is followed and which is refused.
 func TestWhatIsTighter(t *testing.T) {
 	for _, c := range []struct {
@@ -66,7 +84,7 @@ func TestWhatIsTighter(t *testing.T) {
 			if c.want != nil {
 				c.want(&want)
 			}
-			got, refused := Tighten(base(), nil, c.said)
+			got, refused := Tighten(base(), nil, c.said, known)
 			if !reflect.DeepEqual(got, want) {
 				t.Errorf("got  %+v\nwant %+v", got, want)
 			}
@@ -77,7 +95,7 @@ func TestWhatIsTighter(t *testing.T) {
 	}
 	loose := base()
 	loose.BudgetBytes = 0
-	if got, _ := Tighten(loose, nil, Policy{BudgetBytes: 1 << 40}); got.BudgetBytes != 1<<40 {
+	if got, _ := Tighten(loose, nil, Policy{BudgetBytes: 1 << 40}, known); got.BudgetBytes != 1<<40 {
 		t.Error("a first budget is not followed")
 	}
 }
@@ -87,16 +105,16 @@ func TestTakenBackWithin72Hours(t *testing.T) {
 	strict := base()
 	strict.Mode, strict.MinSeconds, strict.DefaultSeconds, strict.BudgetBytes = Compliance, 50*day, 60*day, 10
 	strict.MaxSeconds = 90 * day
-	got, refused := Tighten(strict, []Policy{base()}, base())
+	got, refused := Tighten(strict, []Policy{base()}, base(), known)
 	if len(refused) > 0 || Looser(base().Vault(), got.Vault()) || Looser(got.Vault(), base().Vault()) {
 		t.Errorf("%+v, refused %v", got, refused)
 	}
 	further := base()
 	further.MinSeconds = day
-	if got, refused = Tighten(strict, []Policy{base()}, further); got.MinSeconds != 50*day || len(refused) != 1 {
+	if got, refused = Tighten(strict, []Policy{base()}, further, known); got.MinSeconds != 50*day || len(refused) != 1 {
 		t.Errorf("%+v, refused %v", got, refused)
 	}
-	if got, refused = Tighten(strict, nil, base()); got.Mode != Compliance || len(refused) < 3 {
+	if got, refused = Tighten(strict, nil, base(), known); got.Mode != Compliance || len(refused) < 3 {
 		t.Errorf("hardened and taken back: %+v, refused %v", got, refused)
 	}
 }
@@ -141,7 +159,7 @@ func TestLooserIsNeverFollowed(t *testing.T) {
 			}
 			now := history[len(history)-1]
 			cooling := history[max(0, len(history)-1-rapid.IntRange(0, 3).Draw(t, "cooling")) : len(history)-1]
-			next, refused := Tighten(now, cooling, said)
+			next, refused := Tighten(now, cooling, said, known)
 			if err := next.Check(); err != nil {
 				t.Fatalf("%+v with %+v: %v", now, said, err)
 			}
@@ -154,7 +172,7 @@ func TestLooserIsNeverFollowed(t *testing.T) {
 					t.Fatalf("source %s: %+v became %+v by %+v", source, now.For(source), next.For(source), said)
 				}
 			}
-			if again, _ := Tighten(next, append(cooling, now), said); !reflect.DeepEqual(again, next) {
+			if again, _ := Tighten(next, append(cooling, now), said, known); !reflect.DeepEqual(again, next) {
 				t.Fatalf("%+v with %+v gives %+v, and once more %+v", now, said, next, again)
 			}
 			if len(refused) == 0 && said.Mode != "" && said.Mode != next.Mode {
@@ -227,7 +245,7 @@ func FuzzParse(f *testing.F) {
 		if err := json.Unmarshal(b, &again); err != nil {
 			t.Fatal(err)
 		}
-		if next, _ := Tighten(base(), nil, s.Policy); next.Check() != nil {
+		if next, _ := Tighten(base(), nil, s.Policy, known); next.Check() != nil {
 			t.Fatalf("%+v", next)
 		}
 	})

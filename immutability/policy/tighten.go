@@ -38,12 +38,18 @@ func (r Refusal) String() string {
 //	max_s         shorter is tighter, down to the default in force; longer would let more room be pinned
 //	budget_bytes  less is tighter, and any number is tighter than none
 //
+// A source of which fresh says that the vault has had no snapshot yet may be given any default and budget: nothing of it is
+// there that was promised more. The vault's mode, minimum and maximum hold for it all the same.
+//
 // What a proposal leaves out stays as it is: a source's own rules too, which go on above the vault's mode and minimum.
-func Tighten(inForce Policy, cooling []Policy, said Policy) (next Policy, refused []Refusal) {
+func Tighten(inForce Policy, cooling []Policy, said Policy, fresh func(source string) bool) (next Policy, refused []Refusal) {
 	floor := func(source string) Rules {
 		f := inForce.For(source)
 		for _, p := range cooling {
 			f = loosest(f, p.For(source))
+		}
+		if source != "" && fresh(source) {
+			f.DefaultSeconds, f.BudgetBytes = 1, 0
 		}
 		return f
 	}

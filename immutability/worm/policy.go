@@ -98,7 +98,11 @@ func (s *Store) Adopt(ctx context.Context, said policy.Policy, by string) (chang
 	s.mu.Lock()
 	inForce, cooling := s.state.policy(), s.state.cooling(now)
 	s.mu.Unlock()
-	next, refused := policy.Tighten(inForce, cooling, said)
+	next, refused := policy.Tighten(inForce, cooling, said, func(source string) bool {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		return s.state.sources[source].snapshot == ""
+	})
 	if !reflect.DeepEqual(next, inForce) {
 		// Power fails here: the policy before. From the record on: the new one.
 		if _, err := s.append(ledger.Record{Kind: ledger.KindPolicy, Policy: &ledger.PolicyChange{Policy: next, By: by}}); err != nil {

@@ -307,7 +307,13 @@ func (w *promises) adopt(t *rapid.T) {
 	if rapid.Bool().Draw(t, "of a source") {
 		said.Sources = map[string]policy.Rules{"db1": rules()}
 	}
+	now, fresh := w.now(), map[string]bool{}
+	for _, source := range []string{"web1", "db1"} {
+		_, previous, err := w.s.NextLabel(source)
+		fresh[source] = err == nil && previous == ""
+	}
 	if changed, _, err := w.s.Adopt(ctx, said, "a file"); err == nil && changed {
+		w.loosened(now, w.s.Policy(), fresh)
 		w.policies = append(w.policies, promisedPolicy{w.now(), w.s.Policy()})
 	}
 }
@@ -356,9 +362,13 @@ func (w *promises) check() {
 			delete(w.snapshots, id)
 		}
 	}
-	// What has been in force for 72 hours without a break is the least, member by member.
+}
+
+// loosened fails where a policy is looser than all that has been in force within 72 hours, member by member: what has stood
+// longer without a break is the least.
+func (w *promises) loosened(now clock.Stamp, next ledger.Policy, fresh map[string]bool) {
 	for _, source := range []string{"web1", "db1"} {
-		got := w.s.Policy().For(source)
+		got := next.For(source)
 		for member, leave := range map[string]func(policy.Rules) policy.Rules{
 			"mode":    func(r policy.Rules) policy.Rules { return policy.Rules{Mode: r.Mode} },
 			"min":     func(r policy.Rules) policy.Rules { return policy.Rules{MinSeconds: r.MinSeconds} },
@@ -367,6 +377,7 @@ func (w *promises) check() {
 			"budget":  func(r policy.Rules) policy.Rules { return policy.Rules{BudgetBytes: r.BudgetBytes} },
 		} {
 			fits := member == "mode" && !clock.Elapsed(w.policies[0].at, now, coolingOff)
+			fits = fits || fresh[source] && (member == "default" || member == "budget")
 			for i, p := range w.policies {
 				lately := i+1 == len(w.policies) || !clock.Elapsed(w.policies[i+1].at, now, coolingOff)
 				fits = fits || lately && !policy.Looser(leave(got), leave(p.p.For(source)))
