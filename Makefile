@@ -41,13 +41,14 @@ install: build
 	install -D -m 0755 bin/holdfast-verify $(DESTDIR)$(PREFIX)/bin/holdfast-verify
 	install -D -m 0755 bin/holdfast-fsck $(DESTDIR)$(PREFIX)/bin/holdfast-fsck
 	install -d $(DESTDIR)$(PREFIX)/lib/systemd/system $(DESTDIR)$(PREFIX)/share/doc/holdfast
-	for unit in holdfast holdfast-keeper; do \
+	for unit in holdfast holdfast-keeper holdfast-witness; do \
 		sed 's#/usr/local/bin/holdfast#$(PREFIX)/bin/holdfast#' systemd/$$unit.service > $(DESTDIR)$(PREFIX)/lib/systemd/system/$$unit.service; \
 		chmod 0644 $(DESTDIR)$(PREFIX)/lib/systemd/system/$$unit.service; \
 	done
 	sed 's#/usr/local/bin/holdfast#$(PREFIX)/bin/holdfast#' systemd/without-keeper.conf > $(DESTDIR)$(PREFIX)/share/doc/holdfast/without-keeper.conf
 	chmod 0644 $(DESTDIR)$(PREFIX)/share/doc/holdfast/without-keeper.conf
 	install -D -m 0644 systemd/holdfast.sysusers $(DESTDIR)$(PREFIX)/lib/sysusers.d/holdfast.conf
+	install -D -m 0644 systemd/holdfast-witness.sysusers $(DESTDIR)$(PREFIX)/share/doc/holdfast/holdfast-witness.sysusers
 	install -D -m 0644 systemd/holdfast.tmpfiles $(DESTDIR)$(PREFIX)/lib/tmpfiles.d/holdfast.conf
 	install -D -m 0644 holdfast.example.yaml $(DESTDIR)$(PREFIX)/share/doc/holdfast/holdfast.example.yaml
 	@echo "then: systemd-sysusers && systemd-tmpfiles --create && systemctl daemon-reload (docs/OPERATIONS.md goes on from there)"

@@ -22,6 +22,7 @@ var units = []struct {
 }{
 	{"daemon", "holdfast.service", "/usr/local/bin/holdfast serve", "", 1.0, [2]string{"PrivateUsers=yes", "PrivateUsers=no"}},
 	{"daemon without a keeper", "holdfast.service", "/usr/local/bin/holdfast serve", "without-keeper.conf", 1.0, [2]string{"PrivateUsers=yes", "PrivateUsers=no"}},
+	{"witness", "holdfast-witness.service", "/usr/local/bin/holdfast witness serve /var/lib/holdfast-witness --listen 127.0.0.1:7380", "", 1.0, [2]string{"PrivateUsers=yes", "PrivateUsers=no"}},
 	{"keeper", "holdfast-keeper.service", "/usr/local/bin/holdfast-keeper --vault /var/lib/holdfast/vault --policy /etc/holdfast/keeper/policy.json", "", 0.5, [2]string{"PrivateNetwork=yes", "PrivateNetwork=no"}},
 }
 
@@ -154,7 +155,7 @@ func settings(t *testing.T, file string) map[string][]string {
 }
 
 func TestEveryHardeningLineStandsOnce(t *testing.T) {
-	for _, file := range []string{"holdfast.service", "holdfast-keeper.service"} {
+	for _, file := range []string{"holdfast.service", "holdfast-keeper.service", "holdfast-witness.service"} {
 		set := settings(t, file)
 		for key, values := range set {
 			several := []string{"SystemCallFilter", "BindReadOnlyPaths", "Wants", "After", "Environment"}
@@ -205,7 +206,7 @@ func TestUserAndDirectoriesAreMade(t *testing.T) {
 	if err := os.Mkdir(filepath.Join(root, "etc"), 0o755); err != nil {
 		t.Fatal(err)
 	}
-	for _, c := range [][]string{{"systemd-sysusers", "holdfast.sysusers"}, {"systemd-tmpfiles", "--create", "holdfast.tmpfiles"}} {
+	for _, c := range [][]string{{"systemd-sysusers", "holdfast.sysusers"}, {"systemd-sysusers", "holdfast-witness.sysusers"}, {"systemd-tmpfiles", "--create", "holdfast.tmpfiles"}} {
 		file, err := filepath.Abs(c[len(c)-1])
 		if err != nil {
 			t.Fatal(err)

@@ -15,6 +15,7 @@ import (
 	"text/tabwriter"
 	"time"
 
+	"github.com/coreos/go-systemd/v22/daemon"
 	"github.com/spf13/cobra"
 
 	"github.com/holdfast-vault/holdfast/immutability/durable"
@@ -165,8 +166,9 @@ func printLogs(a *app, logs []witness.Log, asJSON bool) error {
 func witnessServeCommand(a *app) *cobra.Command {
 	var listen string
 	c := &cobra.Command{
-		Use: "serve DIR [--listen ADDRESS]", Short: "Answer add-checkpoint", Args: exactArgs(1),
-		Long: "Answer POST /add-checkpoint until SIGTERM or SIGINT. TLS is for a proxy before it; the protocol itself is signed.",
+		Use: "serve DIR [--listen ADDRESS]", Short: "Answer vaults that ask for cosignatures", Args: exactArgs(1),
+		Long: `Answer POST /add-checkpoint, and GET /checkpoint/HEX with what is remembered of a log (HEX is the SHA-256
+of its origin), until SIGTERM or SIGINT. TLS is for a proxy before it; the protocol itself is signed.`,
 		RunE: func(c *cobra.Command, args []string) error { return a.serveWitness(c.Context(), args[0], listen) },
 	}
 	c.Flags().StringVar(&listen, "listen", "127.0.0.1:7380", "listen on `ADDRESS`")
@@ -202,6 +204,9 @@ func (a *app) serveWitness(ctx context.Context, dir, listen string) error {
 		return err
 	}
 	log := slog.New(slog.NewTextHandler(a.err, nil))
+	if _, err := daemon.SdNotify(false, daemon.SdNotifyReady); err != nil {
+		log.Warn("systemd was not told that the witness is ready", "error", err)
+	}
 	log.Info("witness is ready", "on", l.Addr().String(), "verifier", signer.String())
 	w := witness.New(d, signer, func(format string, args ...any) { log.Warn(fmt.Sprintf(format, args...)) })
 	return serveHTTP(ctx, l, w, log)
