@@ -146,7 +146,7 @@ resume-huge:
 	$(call sweep,CutReadsMoreThanAPackAgain,./vault,HOLDFAST_SWEEP=full)
 
 # Every attack of docs/KEEPER.md on a real keeper, ext4 and XFS, with a long storm of kills; root.
-ATTACKS ?= 300
+ATTACKS ?= 100
 attacks:
 	$(call sweep,Attack,./cmd/holdfast-keeper,HOLDFAST_ATTACKS=$(ATTACKS))
 

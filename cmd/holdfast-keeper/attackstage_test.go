@@ -186,7 +186,7 @@ func (w *war) storm() error {
 			heard = append(heard, k)
 		}
 		_ = s.cmd.Wait()
-		if err := w.harm(); err != nil {
+		if err := w.lasting(); err != nil {
 			return fmt.Errorf("kill %d: %w", kill, err)
 		}
 		if err := w.kept(heard); err != nil {
