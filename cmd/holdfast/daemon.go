@@ -97,7 +97,7 @@ func (d *daemonState) Vault() metrics.VaultState {
 	}
 	if d.protection != nil {
 		r, _, _ := d.protection.known()
-		s.Protection = r.Level.String()
+		s.Protection = d.h.covered(r.Level).String()
 	}
 	for _, mode := range []ledger.Mode{ledger.Governance, ledger.Compliance} {
 		s.Locks[string(mode)] = metrics.Locks{}

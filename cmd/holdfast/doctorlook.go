@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"strings"
 	"syscall"
@@ -18,9 +19,7 @@ import (
 	"github.com/holdfast-vault/holdfast/config"
 	"github.com/holdfast-vault/holdfast/immutability/clock"
 	"github.com/holdfast-vault/holdfast/immutability/durable"
-	"github.com/holdfast-vault/holdfast/immutability/ledger"
 	"github.com/holdfast-vault/holdfast/immutability/level"
-	"github.com/holdfast-vault/holdfast/immutability/witness"
 	"github.com/holdfast-vault/holdfast/immutability/worm"
 	"github.com/holdfast-vault/holdfast/vault/door"
 	"github.com/holdfast-vault/holdfast/vault/keys"
@@ -164,14 +163,14 @@ func (p *patient) above() {
 		return // told already
 	}
 	owner := info.Sys().(*syscall.Stat_t).Uid
-	wrong, err := level.Above(p.dir, owner)
-	if err != nil {
+	err = durable.Above(p.dir, int(owner))
+	var exposed *durable.ExposedError
+	switch {
+	case errors.As(err, &exposed):
+		p.say("directories", isWeak, "give it to root or to the vault's user, writable by nobody else", "%v", err)
+	case err != nil:
 		p.say("directories", isBroken, "", "%v", err)
-	}
-	for _, w := range wrong {
-		p.say("directories", isWeak, "give it to root or to the vault's user, writable by nobody else", "%s", w)
-	}
-	if err == nil && len(wrong) == 0 {
+	default:
 		p.well("directories", "nobody but root and user %d can rename the vault or a directory above it", owner)
 	}
 }
@@ -232,30 +231,27 @@ func (p *patient) clock() {
 	if p.store == nil {
 		return
 	}
-	for _, f := range clockFindings(p.store) {
-		p.findings = append(p.findings, f)
-	}
-}
-
-// clockFindings is everything that doctor knows of clocks.
-func clockFindings(store *worm.Store) []finding {
-	var e examined
-	now, err := store.Now()
+	r, err := p.store.Clock()
 	if err != nil {
-		e.say("clock", isBroken, "look at the system's clock (timedatectl); no lock runs out meanwhile", "%v", err)
-		return e.findings
+		p.say("clock", isBroken, "look at the system's clock (timedatectl); no lock runs out meanwhile", "%v", err)
+		return
 	}
-	if now.Wall.Before(clock.Earliest()) {
-		e.say("clock", isBroken, "set it (timedatectl set-ntp true) and start the daemon again", "it shows %s, which is before this program was made", now.Wall.UTC().Format(time.RFC3339))
+	how, do := isWell, ""
+	if r.Now.Wall.Before(clock.Earliest()) {
+		how, do = isBroken, "set it (timedatectl set-ntp true) and start the daemon again: it shows a time before this program was made"
+	} else if r.Shifted {
+		how, do = isWeak, "set the clock right if it is wrong; nothing is lost meanwhile"
 	}
-	if shifted, why := store.ClockShifted(); shifted {
-		e.say("clock", isWeak, "set the clock right if it is wrong; pulls and new locks go on", "nothing expires: %s", why)
+	for i, line := range r.Sentences() {
+		if i > 0 {
+			do = ""
+		}
+		p.say("clock", how, do, "%s", line)
+		how = isNote
 	}
-	if len(e.findings) == 0 {
-		e.well("clock", "%s; %s of running time are credited, and a lock ends once both have passed: a machine that is switched off keeps longer",
-			now.Wall.UTC().Format(time.RFC3339), config.FormatDuration(time.Duration(now.Running)*time.Second))
+	if r.Found != nil && !errors.Is(r.Found, fs.ErrNotExist) && !errors.Is(r.Found, fs.ErrPermission) {
+		p.say("clock", isNote, "", "its state: %v; counting went on from the ledger", r.Found)
 	}
-	return e.findings
 }
 
 func (p *patient) ledger(ctx context.Context) {
@@ -284,24 +280,23 @@ func (p *patient) witnesses() {
 	if p.store == nil {
 		return
 	}
-	cosigned := p.store.Ledger().Cosigned()
-	if cosigned == nil {
-		p.say("witnesses", isNote, "have it cosigned (holdfast ledger cosign, from a timer), or save checkpoints elsewhere (holdfast ledger checkpoint)", "nobody outside remembers the ledger: no witness has cosigned it")
+	if err := p.store.TrustWitnesses(trustOf(p.cfg)); err != nil {
+		p.say("witnesses", isBroken, "mend witnesses: in the configuration", "%v", err)
 		return
 	}
-	c, err := ledger.PeekCheckpoint(cosigned)
-	at, ok := witness.LastCosigned(cosigned)
-	if err != nil || !ok {
-		p.say("witnesses", isDamaged, "ask the witnesses again: holdfast ledger cosign", "the cosigned checkpoint cannot be read: %v", err)
-		return
+	st, err := p.store.Witnessed()
+	switch {
+	case err != nil:
+		p.say("witnesses", isBroken, "have it cosigned anew: holdfast ledger cosign", "the cosigned checkpoint: %v", err)
+	case st.Behind != nil:
+		p.say("witnesses", isDamaged, "put the newer ledger back if there is a copy; docs/OPERATIONS.md says what else there is to do", "%v", st.Behind)
+	case st.Members == 0:
+		p.say("witnesses", isNote, "name some (witnesses: in the configuration), have it cosigned by hand (holdfast ledger cosign), or save checkpoints elsewhere (holdfast ledger checkpoint)", "%s", st.Why)
+	case !st.Holds:
+		p.say("witnesses", isWeak, "look at the daemon's log for the witnesses that do not answer; the daemon asks again by itself", "%s", witnessWords(st))
+	default:
+		p.well("witnesses", "%s", witnessWords(st))
 	}
-	size, _ := p.store.Ledger().Head()
-	lag := size - min(c.Size, size)
-	if age := time.Since(at); age > 24*time.Hour && lag > 0 {
-		p.say("witnesses", isWeak, "run: holdfast ledger cosign, best from a timer", "the newest cosignature is %s old, and %d records came since", age.Round(time.Minute), lag)
-		return
-	}
-	p.well("witnesses", "cosigned %s, %d records ago", at.UTC().Format(time.RFC3339), lag)
 }
 
 func (p *patient) unlockKey() {

@@ -87,6 +87,12 @@ func (s *server) probeDaily(ctx context.Context) {
 	}
 }
 
+// covered puts what the witnesses remember on top of a level.
+func (h *host) covered(l level.Level) level.Level {
+	st, err := witnessesOf(h.v).Witnessed()
+	return level.Covered(l, err == nil && st.Holds)
+}
+
 // protectionJSON is what doctor asks a running daemon for.
 type protectionJSON struct {
 	Level    string        `json:"level"`
@@ -122,7 +128,9 @@ func (s *server) tellProtection(_ context.Context, _ door.View, args []string, s
 		fmt.Fprintf(std.Err, "holdfast: %s takes no arguments\n", protectionCommand)
 		return exitUsage
 	}
-	if err := writeJSON(std.Out, newProtectionJSON(s.protection.known())); err != nil {
+	r, at, failed := s.protection.known()
+	r.Level = s.h.covered(r.Level)
+	if err := writeJSON(std.Out, newProtectionJSON(r, at, failed)); err != nil {
 		return exitFailed
 	}
 	return exitDone

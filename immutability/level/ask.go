@@ -6,8 +6,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"slices"
-	"strings"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -87,59 +85,6 @@ func flagged(path string) error {
 	}
 	return nil
 }
-
-// Above says what is wrong with the directories from / down to a vault's root, the root included: whoever can rename one
-// of them can put another vault in its place. Each must belong to root or to one of the users given, and be writable by
-// nobody else, sticky ones of root's excepted. Nothing wrong is nil.
-func Above(root string, users ...uint32) (wrong []string, err error) {
-	path, err := filepath.Abs(root)
-	if err == nil {
-		path, err = filepath.EvalSymlinks(path)
-	}
-	if err != nil {
-		return nil, fmt.Errorf("the directories above the vault: %w", err)
-	}
-	for dir := path; ; dir = filepath.Dir(dir) {
-		info, err := os.Lstat(dir)
-		if err != nil {
-			return nil, fmt.Errorf("the directories above the vault: %w", err)
-		}
-		if !slices.ContainsFunc(append([]uint32{0}, users...), func(uid uint32) bool { return ownedBy(info, uid) }) {
-			wrong = append(wrong, fmt.Sprintf("%q belongs to user %d, who can put another in its place", dir, owner(info)))
-		}
-		others := info.Mode().Perm() & 0o022
-		if others != 0 && !(info.Mode()&fs.ModeSticky != 0 && ownedBy(info, 0)) {
-			wrong = append(wrong, fmt.Sprintf("%q is writable by %s: chmod %s %s", dir, whom(others), minus(others), shellWord(dir)))
-		}
-		if dir == "/" {
-			return wrong, nil
-		}
-	}
-}
-
-func whom(m fs.FileMode) string {
-	switch m {
-	case 0o020:
-		return "its group"
-	case 0o002:
-		return "everybody"
-	}
-	return "its group and everybody"
-}
-
-func minus(m fs.FileMode) string {
-	s := ""
-	if m&0o020 != 0 {
-		s += "g"
-	}
-	if m&0o002 != 0 {
-		s += "o"
-	}
-	return s + "-w"
-}
-
-// shellWord quotes a path for a command that a person copies.
-func shellWord(path string) string { return "'" + strings.ReplaceAll(path, "'", `'\''`) + "'" }
 
 // owner is the user a file belongs to; every file of Linux has one.
 func owner(info fs.FileInfo) uint32 { return info.Sys().(*syscall.Stat_t).Uid }
