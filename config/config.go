@@ -22,6 +22,8 @@ import (
 // environment over the file.
 const (
 	EnvVault     = "HOLDFAST_VAULT"
+	EnvKeeper    = "HOLDFAST_KEEPER"
+	EnvWork      = "HOLDFAST_WORK"
 	EnvConfig    = "HOLDFAST_CONFIG"
 	EnvUnlockKey = "HOLDFAST_UNLOCK_KEY"
 )
@@ -52,6 +54,8 @@ const (
 type Config struct {
 	File      string // the file it was read from; "" for Defaults
 	Vault     string // directory of the vault; "" when not given
+	Keeper    string // socket of the keeper that writes to the vault; "" where the daemon does it itself
+	Work      string // directory of the daemon's own files where a keeper writes to the vault; "" when not given
 	UnlockKey string // file of the unlock identity; "" when not given
 	Lock      Lock
 	// AcceptWeaker says in writing that locks of mode compliance may stand where sealed files can be removed after all.

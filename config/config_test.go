@@ -87,6 +87,8 @@ var mistakes = []string{
 	"vault:\n",
 	"vault: [a]\n",
 	"vault: ~/vault\n",
+	"vault: /srv\nwork: /var/lib/work\n",
+	"keeper:\n",
 	"vault: \"\\e[31m\"\n",
 	"metrics: [1]\n",
 	"metrics: {listen: 127.0.0.1}\n",

@@ -19,6 +19,8 @@ import (
 // shown in its place as well as a form that is.
 type rawConfig struct {
 	Vault     value        `yaml:"vault"`
+	Keeper    value        `yaml:"keeper"`
+	Work      value        `yaml:"work"`
 	UnlockKey value        `yaml:"unlock_key"`
 	Lock      rawLock      `yaml:"lock"`
 	Weaker    value        `yaml:"accept_weaker_protection"`

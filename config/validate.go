@@ -68,6 +68,11 @@ func parseMain(file string, data []byte) (*reader, error) {
 	}
 	r.lock = p
 	r.config.Vault = r.path(p, raw.Vault)
+	r.config.Keeper = r.path(p, raw.Keeper)
+	r.config.Work = r.path(p, raw.Work)
+	if raw.Work.set && !raw.Keeper.set {
+		r.bad(p, raw.Work.at, "work is for a vault that a keeper writes to: add keeper, or leave this out, since everything lies in the vault then")
+	}
 	r.config.UnlockKey = r.path(p, raw.UnlockKey)
 	r.policy(p, raw.Lock)
 	r.config.AcceptWeaker = r.choice(p, raw.Weaker, []string{"true", "false"}, "false") == "true"

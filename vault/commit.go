@@ -72,7 +72,11 @@ func (s *Session) commit(ctx context.Context, o CommitOptions) (worm.Snapshot, e
 	if err := s.p.sealAll(); err != nil {
 		return worm.Snapshot{}, err
 	}
-	if missing := s.v.store.Claim(s.id, packs); missing != nil && !missing.IsEmpty() {
+	missing, err := s.v.store.Claim(ctx, s.id, packs)
+	if err != nil {
+		return worm.Snapshot{}, err
+	}
+	if missing != nil && !missing.IsEmpty() {
 		return worm.Snapshot{}, fmt.Errorf("packs %v went away while the pull ran; pull again: their content is read anew", missing.ToArray())
 	}
 	manifest, err := s.manifest(root, packs, body, o)

@@ -155,14 +155,14 @@ func (v *Vault) saveUsage(source, snapshot string, uses map[uint32]uint64) error
 	if err != nil {
 		return err
 	}
-	if err := v.disk.Mkdir(usageDir, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
+	if err := v.work.Mkdir(usageDir, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
 		return err
 	}
-	return durable.ReplaceCache(v.disk, usageDir+"/"+source, blob, 0o600)
+	return durable.ReplaceCache(v.work, usageDir+"/"+source, blob, 0o600)
 }
 
 func (v *Vault) loadUsage(source string) error {
-	blob, err := durable.ReadFile(v.disk, usageDir+"/"+source, usageMax)
+	blob, err := durable.ReadFile(v.work, usageDir+"/"+source, usageMax)
 	if err != nil {
 		return err
 	}

@@ -15,6 +15,7 @@ import (
 
 	"github.com/holdfast-vault/holdfast/immutability/clock"
 	"github.com/holdfast-vault/holdfast/immutability/durable"
+	"github.com/holdfast-vault/holdfast/immutability/keeper"
 	"github.com/holdfast-vault/holdfast/immutability/ledger"
 	"github.com/holdfast-vault/holdfast/immutability/worm"
 	"github.com/holdfast-vault/holdfast/vault/keys"
@@ -29,6 +30,9 @@ type InitOptions struct {
 	Recipients []string
 	// Policy is the lock policy to start with; the zero value is governance, 30 days, at most 400.
 	Policy ledger.Policy
+	// Keeper is the socket of the keeper that makes the vault, in the directory that it was started with and within its own
+	// policy; empty where this process makes it.
+	Keeper string
 	// Clock is where time comes from; nil means the kernel.
 	Clock clock.Source
 
@@ -83,6 +87,10 @@ func Init(ctx context.Context, dir, id string, o InitOptions) (verifier string, 
 	if err != nil {
 		return "", err
 	}
+	init := worm.InitOptions{Vault: id, Identity: append(identity, '\n'), Keyring: ring.Sealed(), Policy: o.Policy}
+	if o.Keeper != "" {
+		return found(ctx, o.Keeper, init)
+	}
 	d := o.disk
 	if d == nil {
 		real, err := emptyDir(dir)
@@ -92,14 +100,34 @@ func Init(ctx context.Context, dir, id string, o InitOptions) (verifier string, 
 		defer real.Close()
 		d = real
 	}
-	verifier, err = worm.Init(d, o.Clock, worm.InitOptions{
-		Vault: id, Identity: append(identity, '\n'), Keyring: ring.Sealed(), Policy: o.Policy,
-	})
+	verifier, err = worm.Init(d, o.Clock, init)
 	if err != nil {
 		return "", err
 	}
 	// Not needed: Begin makes it as well. But a vault shows from the first day where everything goes.
 	return verifier, durable.MkdirAll(d, "sessions", 0o700)
+}
+
+// found has a keeper make a vault.
+func found(ctx context.Context, socket string, o worm.InitOptions) (verifier string, err error) {
+	c, err := keeper.Dial(ctx, socket, "holdfast init")
+	if err != nil {
+		return "", fmt.Errorf("init: %w", err)
+	}
+	defer func() { err = errors.Join(err, c.Close()) }()
+	if verifier, err = c.Found(ctx, o); err != nil {
+		return "", fmt.Errorf("init: %w", err)
+	}
+	return verifier, nil
+}
+
+// KeeperHas gives the ID of the vault that the keeper at a socket has, empty for none yet.
+func KeeperHas(ctx context.Context, socket string) (id string, err error) {
+	c, err := keeper.Dial(ctx, socket, "holdfast init")
+	if err != nil {
+		return "", err
+	}
+	return c.Welcome().Vault, c.Close()
 }
 
 func emptyDir(dir string) (*durable.Dir, error) {

@@ -50,7 +50,7 @@ func (v *Vault) openIndex(ctx context.Context) {
 		if v.o.ReadOnly {
 			return
 		}
-		v.indexDir = filepath.Join(v.dir, "index")
+		v.indexDir = filepath.Join(v.place(), "index")
 	}
 	x, err := index.Open(v.indexDir, v.ID(), v.indexOptions())
 	if err != nil {

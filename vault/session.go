@@ -163,7 +163,7 @@ func (s *Session) choose(now time.Time) (bool, error) {
 	if resumed && s.from.elsewhere(found.head.Origin, found.head.HostKey) {
 		// What an interrupted run read in another place would be taken for the content of this one.
 		v.o.Logf("session %s of %q was begun with another address or host key and is removed: everything is read again", s.id, s.source)
-		if err := durable.RemoveTree(v.disk, "sessions/"+s.id); err != nil {
+		if err := durable.RemoveTree(v.work, "sessions/"+s.id); err != nil {
 			return false, fmt.Errorf("session %s: %w", s.id, err)
 		}
 		resumed = false
@@ -191,17 +191,17 @@ func (s *Session) prepare(ctx context.Context, now time.Time, resumed bool) (err
 		return err
 	}
 	if resumed {
-		if s.resume, err = loadResume(v.disk, s.dir, v.ring, v.budget.sorter, s.relyOn, v.o.Logf); err != nil {
+		if s.resume, err = loadResume(v.work, s.dir, v.ring, v.budget.sorter, s.relyOn, v.o.Logf); err != nil {
 			return err
 		}
 	}
-	s.sort = newSorter(v.disk, v.ring, s.dir+"/run-", v.budget.sorter)
+	s.sort = newSorter(v.work, v.ring, s.dir+"/run-", v.budget.sorter)
 	return s.beginJournal()
 }
 
 // writeHead makes the session's directory. If power fails before it is durable there is no session, and nothing of it.
 func (s *Session) writeHead(began time.Time) error {
-	d := s.v.disk
+	d := s.v.work
 	if err := durable.MkdirAll(d, s.dir, 0o700); err != nil {
 		return err
 	}
@@ -233,7 +233,7 @@ func (v *Vault) interrupted(now time.Time) (map[string]leftSession, error) {
 		open[id] = true
 	}
 	v.sessionsMu.Unlock()
-	entries, err := v.disk.ReadDir("sessions")
+	entries, err := v.work.ReadDir("sessions")
 	if errors.Is(err, fs.ErrNotExist) {
 		return left, nil
 	}
@@ -258,7 +258,7 @@ func (v *Vault) interrupted(now time.Time) (map[string]leftSession, error) {
 		if err != nil && !errors.Is(err, fs.ErrNotExist) {
 			v.o.Logf("session %s cannot be resumed and is removed: %v", id, err)
 		}
-		if err := durable.RemoveTree(v.disk, "sessions/"+id); err != nil {
+		if err := durable.RemoveTree(v.work, "sessions/"+id); err != nil {
 			return nil, fmt.Errorf("session %s: %w", id, err)
 		}
 	}
@@ -285,7 +285,7 @@ var errHeadUnread = errors.New("its head cannot be read")
 
 func (v *Vault) readSessionHead(id string) (sessionHead, error) {
 	var h sessionHead
-	blob, err := durable.ReadFile(v.disk, "sessions/"+id+"/head", 1<<20)
+	blob, err := durable.ReadFile(v.work, "sessions/"+id+"/head", 1<<20)
 	if errors.Is(err, fs.ErrNotExist) {
 		return h, err
 	}
@@ -300,7 +300,7 @@ func (v *Vault) readSessionHead(id string) (sessionHead, error) {
 }
 
 func (s *Session) beginJournal() error {
-	entries, err := s.v.disk.ReadDir(s.dir)
+	entries, err := s.v.work.ReadDir(s.dir)
 	if err != nil {
 		return err
 	}
@@ -311,7 +311,7 @@ func (s *Session) beginJournal() error {
 			last = n
 		}
 	}
-	s.journal, err = newJournal(s.v.disk, fmt.Sprintf("%s/journal-%06d", s.dir, last+1), s.v.ring, func(err error) {
+	s.journal, err = newJournal(s.v.work, fmt.Sprintf("%s/journal-%06d", s.dir, last+1), s.v.ring, func(err error) {
 		s.v.o.Logf("session %s: journal: %v; if this pull is cut, more is read from the source again", s.id, err)
 	})
 	return err
@@ -528,7 +528,7 @@ func (s *Session) finish(remove bool) error {
 	}
 	errs := []error{s.journal.close(), s.resume.close()}
 	if remove {
-		errs = append(errs, durable.RemoveTree(s.v.disk, s.dir))
+		errs = append(errs, durable.RemoveTree(s.v.work, s.dir))
 	}
 	s.renewal.end() // else it could claim again after the release
 	s.v.store.Release(s.id)

@@ -21,7 +21,6 @@ import (
 
 	"github.com/holdfast-vault/holdfast/immutability/clock"
 	"github.com/holdfast-vault/holdfast/immutability/durable"
-	"github.com/holdfast-vault/holdfast/immutability/worm"
 	"github.com/holdfast-vault/holdfast/vault/chunk"
 	"github.com/holdfast-vault/holdfast/vault/index"
 	"github.com/holdfast-vault/holdfast/vault/keys"
@@ -38,8 +37,14 @@ type Options struct {
 	Identities []*keys.Identity
 	// ReadOnly changes nothing below the vault directory and takes no lock on it.
 	ReadOnly bool
-	// IndexDir is where the index lives. Empty means DIR/index, and no index at all when ReadOnly.
+	// IndexDir is where the index lives. Empty means index in DIR, or in Work with a keeper, and no index at all when ReadOnly.
 	IndexDir string
+	// Keeper is the socket of the keeper that writes to the vault, empty where this process does it itself. It means nothing
+	// together with ReadOnly: what is sealed is read without a keeper.
+	Keeper string
+	// Work is the directory of what this process makes for itself where a keeper writes to the vault: the index, sessions that
+	// can be resumed, usage, the lock. Empty means DefaultWork. Without a keeper all that lies in the vault's directory.
+	Work string
 	// Clock is where time comes from; nil means the kernel.
 	Clock clock.Source
 	// NoParity leaves the Reed-Solomon section out of new packs.
@@ -72,8 +77,9 @@ type Vault struct {
 	o      Options
 	budget budget
 	disk   durable.Disk
+	work   durable.Disk // of what this process makes for itself: disk, or another one with a keeper
 	lock   *durable.FileLock
-	store  *worm.Store
+	store  Store
 	ring   *keys.Ring // nil when opened without an identity
 	id     [16]byte
 
@@ -108,7 +114,7 @@ func (v *Vault) Dir() string { return v.dir }
 func (v *Vault) ID() string { return v.store.Vault() }
 
 // Store is the write-once store below the vault.
-func (v *Vault) Store() *worm.Store { return v.store }
+func (v *Vault) Store() Store { return v.store }
 
 // Open opens the vault in dir. Unless o.ReadOnly it takes the vault's lock (durable.ErrLocked when another process
 // has it) and finishes what an interrupted process left: see recover.
@@ -132,10 +138,14 @@ func Open(ctx context.Context, dir string, o Options) (*Vault, error) {
 
 func (v *Vault) open(ctx context.Context) error {
 	if v.disk == nil {
-		if err := looksLikeVault(v.dir, v.o.ReadOnly); err != nil {
+		if err := looksLikeVault(v.dir, v.o.ReadOnly || v.kept()); err != nil {
 			return err
 		}
-		if !v.o.ReadOnly {
+		if v.kept() {
+			if err := v.openWork(); err != nil {
+				return err
+			}
+		} else if !v.o.ReadOnly {
 			l, err := durable.LockFile(filepath.Join(v.dir, "lock"))
 			if err != nil {
 				return fmt.Errorf("vault %q: %w", v.dir, err)
@@ -148,7 +158,10 @@ func (v *Vault) open(ctx context.Context) error {
 		}
 		v.disk = d
 	}
-	store, err := worm.Open(v.disk, v.o.Clock, worm.Options{ReadOnly: v.o.ReadOnly})
+	if v.work == nil {
+		v.work = v.disk
+	}
+	store, err := v.openStore(ctx)
 	if err != nil {
 		return fmt.Errorf("vault %q: %w", v.dir, err)
 	}
@@ -263,8 +276,14 @@ func (v *Vault) release() error {
 	if v.store != nil {
 		errs = append(errs, v.store.Close())
 	}
-	if c, ok := v.disk.(interface{ Close() error }); ok && v.o.disk == nil {
-		errs = append(errs, c.Close())
+	disks := []durable.Disk{v.disk}
+	if v.work != v.disk {
+		disks = append(disks, v.work)
+	}
+	for _, d := range disks {
+		if c, ok := d.(interface{ Close() error }); ok && v.o.disk == nil {
+			errs = append(errs, c.Close())
+		}
 	}
 	if v.lock != nil {
 		errs = append(errs, v.lock.Close())

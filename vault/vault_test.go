@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"math/rand/v2"
+	"os"
 	"path/filepath"
 	"testing"
 	"time"
@@ -21,6 +22,9 @@ type world struct {
 	dir   string
 	clock *clock.Manual
 	ident *keys.Identity
+	// keeper writes to the vault; nil where the test's own process does. work is where everything else lies then.
+	keeper *keptBy
+	work   string
 }
 
 func newWorld(t testing.TB) *world {
@@ -38,12 +42,26 @@ func newWorld(t testing.TB) *world {
 	if _, err := Init(t.Context(), w.dir, NewID(), InitOptions{Recipients: recipients, Clock: w.clock}); err != nil {
 		t.Fatal(err)
 	}
+	w.work = w.dir
+	if os.Getenv(throughKeeper) != "" {
+		w.keep()
+	}
 	return w
+}
+
+// keep gives the vault to a keeper.
+func (w *world) keep() {
+	w.t.Helper()
+	w.work = filepath.Join(filepath.Dir(w.dir), "work")
+	w.keeper = startKeeper(w.t, w.dir, w.clock)
 }
 
 func (w *world) open(o Options) *Vault {
 	w.t.Helper()
 	o.Identities, o.Clock = []*keys.Identity{w.ident}, w.clock
+	if w.keeper != nil && !o.ReadOnly {
+		o.Keeper, o.Work = w.keeper.socket, w.work
+	}
 	if o.Logf == nil {
 		o.Logf = w.t.Logf
 	}

@@ -30,10 +30,10 @@ type holder struct {
 	Socket string `json:"socket,omitempty"` // of a daemon
 }
 
-// lockHolder tells who has the vault's lock; ok is false when nobody has.
-func lockHolder(dir string) (holder, bool) {
+// lockHolder tells who has the vault's lock, which lies in place; ok is false when nobody has, or nobody that may be known.
+func lockHolder(place string) (holder, bool) {
 	var h holder
-	text, err := durable.LockHolder(filepath.Join(dir, "lock"))
+	text, err := durable.LockHolder(filepath.Join(place, "lock"))
 	if err != nil {
 		return h, false
 	}
@@ -47,7 +47,11 @@ func (a *app) runVerb(ctx context.Context, v *verb, args []string) error {
 	if err != nil {
 		return err
 	}
-	if h, held := lockHolder(dir); held && h.Socket != "" {
+	place, err := a.lockPlace(dir)
+	if err != nil {
+		return err
+	}
+	if h, held := lockHolder(place); held && h.Socket != "" {
 		code, err := door.RunLocal(ctx, h.Socket, args, a.io())
 		if err != nil {
 			return fmt.Errorf("the daemon (process %d) at %q: %w", h.PID, h.Socket, err)
@@ -99,12 +103,17 @@ func (a *app) open(ctx context.Context, dir string, need access) (*host, error) 
 	if err != nil {
 		return nil, err
 	}
+	socket, work, err := a.keeper(dir)
+	if err != nil {
+		return nil, err
+	}
 	v, err := vault.Open(ctx, dir, vault.Options{
-		Identities: ids, ReadOnly: need == readAccess, IndexDir: a.indexFlag, Memory: a.memory(cfg),
+		Keeper: socket, Work: work, Identities: ids, ReadOnly: need == readAccess, IndexDir: a.indexFlag, Memory: a.memory(cfg),
 		Logf: func(format string, args ...any) { fmt.Fprintf(a.err, "holdfast: "+format+"\n", args...) },
 	})
 	if err != nil {
-		return nil, explainOpen(dir, err)
+		place, _ := a.lockPlace(dir) // it was there a moment ago
+		return nil, explainOpen(dir, place, err)
 	}
 	if err := trustWitnesses(v, cfg); err != nil {
 		return nil, errors.Join(err, v.Close())
@@ -126,11 +135,11 @@ func setHolder(v *vault.Vault, h holder) error {
 	return v.SetLockHolder(b)
 }
 
-func explainOpen(dir string, err error) error {
+func explainOpen(dir, place string, err error) error {
 	switch {
 	case errors.Is(err, durable.ErrLocked):
 		who := "another process"
-		if h, ok := lockHolder(dir); ok && h.PID > 0 {
+		if h, ok := lockHolder(place); ok && h.PID > 0 {
 			who = fmt.Sprintf("process %d", h.PID)
 		}
 		return &exitError{exitFailed, fmt.Errorf("vault %q: %w", dir, &busyError{who, err})}

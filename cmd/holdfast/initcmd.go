@@ -26,13 +26,15 @@ import (
 func initCommand(a *app) *cobra.Command {
 	var recoveryOut string
 	c := &cobra.Command{
-		Use:   "init --vault DIR [--recovery-out FILE]",
+		Use:   "init --vault DIR [--keeper SOCKET] [--recovery-out FILE]",
 		Short: "Make a new vault",
 		Long: `Make a new vault in an empty or new directory.
 
 Two identities are made. The unlock key stays on this machine, outside the vault,
 and lets the daemon work unattended. The recovery identity belongs offline: with it
 and the vault's files, and nothing else, everything can be read on any machine.
+With a keeper the keeper makes the vault, in the directory that it was started with:
+run this as the daemon's user then, and name that directory.
 Without --recovery-out it is printed once, and init asks whether you have it.`,
 		Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
@@ -52,7 +54,16 @@ func (a *app) init(ctx context.Context, recoveryOut string) error {
 	if err != nil {
 		return err
 	}
-	if err := a.mayInit(dir); err != nil {
+	socket, _, err := a.keeper(dir)
+	if err != nil {
+		return err
+	}
+	if socket == "" {
+		err = a.mayInit(dir)
+	} else {
+		err = mayFound(ctx, socket)
+	}
+	if err != nil {
 		return err
 	}
 	id := vault.NewID()
@@ -83,11 +94,28 @@ func (a *app) init(ctx context.Context, recoveryOut string) error {
 	if err := writeIdentity(unlockFile, "unlock key", id, unlock); err != nil {
 		return err
 	}
-	verifier, err := vault.Init(ctx, dir, id, vault.InitOptions{Recipients: []string{unlock.Recipient(), recovery.Recipient()}, Policy: policy})
+	verifier, err := vault.Init(ctx, dir, id, vault.InitOptions{
+		Recipients: []string{unlock.Recipient(), recovery.Recipient()}, Policy: policy, Keeper: socket,
+	})
 	if err != nil {
 		return errors.Join(err, os.Remove(unlockFile))
 	}
+	if made, verr := vaultID(dir); socket != "" && (verr != nil || made != id) {
+		return fmt.Errorf("init: the keeper made vault %s, and %q is not its directory: give the directory that the keeper was started with as --vault; the unlock key is %q", id, dir, unlockFile)
+	}
 	a.reportInit(dir, id, unlockFile, recoveryOut, verifier, policy)
+	return nil
+}
+
+// mayFound finds a keeper that would refuse before any key is made.
+func mayFound(ctx context.Context, socket string) error {
+	has, err := vault.KeeperHas(ctx, socket)
+	if err != nil {
+		return fmt.Errorf("init: %w", err)
+	}
+	if has != "" {
+		return fmt.Errorf("init: the keeper at %q has vault %s already; nothing was changed", socket, has)
+	}
 	return nil
 }
 

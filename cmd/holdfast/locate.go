@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	"github.com/holdfast-vault/holdfast/config"
+	"github.com/holdfast-vault/holdfast/vault"
 	"github.com/holdfast-vault/holdfast/vault/keys"
 )
 
@@ -20,6 +21,8 @@ type app struct {
 	env      func(string) string
 
 	vaultFlag  string
+	keeperFlag string
+	workFlag   string
 	configFlag string
 	unlockFlag string
 	indexFlag  string
@@ -153,6 +156,45 @@ func (a *app) vaultDir() (string, error) {
 		return "", usage("which vault? give --vault DIR, set %s, or name it in %s", config.EnvVault, config.DefaultFile)
 	}
 	return cfg.Vault, nil
+}
+
+// keeper is the socket of the keeper that writes to the vault in force, and the directory of what this process makes for
+// itself then; without a keeper both are empty. The configuration speaks of the vault that it names, of no other.
+func (a *app) keeper(dir string) (socket, work string, err error) {
+	cfg, err := a.config()
+	if err != nil {
+		return "", "", err
+	}
+	ours := cfg.Vault != "" && filepath.Clean(cfg.Vault) == filepath.Clean(dir)
+	socket, work = a.keeperFlag, a.workFlag
+	if socket == "" {
+		socket = a.env(config.EnvKeeper)
+	}
+	if socket == "" && ours {
+		socket = cfg.Keeper
+	}
+	if socket == "" {
+		return "", "", nil
+	}
+	if work == "" {
+		work = a.env(config.EnvWork)
+	}
+	if work == "" && ours {
+		work = cfg.Work
+	}
+	if work == "" {
+		work = vault.DefaultWork
+	}
+	return socket, work, nil
+}
+
+// lockPlace is the directory whose lock file says who writes to the vault.
+func (a *app) lockPlace(dir string) (string, error) {
+	_, work, err := a.keeper(dir)
+	if err != nil || work == "" {
+		return dir, err
+	}
+	return work, nil
 }
 
 // unlockFile is the file of the unlock identity for a vault: flag, environment, configuration, systemd credential,

@@ -66,8 +66,12 @@ func (a *app) restore(ctx context.Context, address, to string, o restore.Options
 	if err != nil {
 		return err
 	}
+	place, err := a.lockPlace(dir)
+	if err != nil {
+		return err
+	}
 	var rep restore.Report
-	if h, held := lockHolder(dir); held && h.Socket != "" {
+	if h, held := lockHolder(place); held && h.Socket != "" {
 		rep, err = a.restoreThroughDaemon(ctx, h, address, to, o)
 	} else {
 		rep, err = a.restoreHere(ctx, dir, address, to, o)

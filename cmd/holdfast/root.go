@@ -7,6 +7,8 @@ import (
 	"strings"
 
 	"github.com/spf13/cobra"
+
+	"github.com/holdfast-vault/holdfast/vault"
 )
 
 // verbs are the commands that work on an open vault.
@@ -38,6 +40,8 @@ and gives them back. Production holds no credential for the vault.
 	root.SetHelpCommand(helpCommand(root))
 	f := root.PersistentFlags()
 	f.StringVar(&a.vaultFlag, "vault", "", "the vault's `DIR` (or HOLDFAST_VAULT)")
+	f.StringVar(&a.keeperFlag, "keeper", "", "`SOCKET` of the keeper that writes to the vault (or HOLDFAST_KEEPER, or keeper: in the configuration)")
+	f.StringVar(&a.workFlag, "work", "", "beside a keeper: `DIR` of the index and of what can be resumed (or HOLDFAST_WORK; default\n"+vault.DefaultWork+")")
 	f.StringVar(&a.configFlag, "config", "", "configuration `FILE` (or HOLDFAST_CONFIG; default /etc/holdfast/holdfast.yaml)")
 	f.StringVar(&a.unlockFlag, "unlock-key", "", "unlock key or recovery identity `FILE` (or HOLDFAST_UNLOCK_KEY; default unlock-VAULTID.key\nin /etc/holdfast for root, in the user's configuration directory otherwise)")
 	f.StringVar(&a.indexFlag, "index-dir", "", "keep the index in `DIR`: to restore from a read-only vault")

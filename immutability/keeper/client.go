@@ -59,7 +59,11 @@ func Dial(ctx context.Context, socket, program string) (*Client, error) {
 	if err != nil {
 		return nil, fmt.Errorf("keeper: %w", err)
 	}
-	return greet(ctx, conn.(*net.UnixConn), program)
+	c, err := greet(ctx, conn.(*net.UnixConn), program)
+	if err != nil && isEnd(err) {
+		err = fmt.Errorf("the keeper at %q ended the connection without a word: it answers its daemon's user alone (run this as that user), and four connections at most: %w", socket, err)
+	}
+	return c, err
 }
 
 // greet begins a connection.

@@ -121,7 +121,7 @@ func OpenMirror(ctx context.Context, o MirrorOptions) (*Mirror, error) {
 func dialKeeper(ctx context.Context, socket, program string) (*Client, error) {
 	c, err := Dial(ctx, socket, program)
 	var no *net.OpError
-	if errors.As(err, &no) {
+	if errors.As(err, &no) && !isEnd(err) {
 		return nil, fmt.Errorf("the keeper does not answer at %q; is it running (systemctl status holdfast-keeper), and is this its daemon's user? %w: %w", socket, ErrGone, err)
 	}
 	return c, err

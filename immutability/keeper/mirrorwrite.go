@@ -280,6 +280,22 @@ func (m *Mirror) ClockShifted() (shifted bool, why string) {
 	return shifted, why
 }
 
+// Clock says how the keeper's clock stands.
+func (m *Mirror) Clock() (worm.ClockReport, error) {
+	var now Now
+	err := m.ask(m.ctx, func(c *Client) (err error) {
+		now, err = c.Now(m.ctx)
+		return err
+	})
+	if err != nil {
+		return worm.ClockReport{}, err
+	}
+	return m.store.ClockAs(now.stamp(), now.Shifted, now.Why), nil
+}
+
+// Tick does nothing: the keeper reads its clock itself.
+func (m *Mirror) Tick() error { return nil }
+
 // Check compares everything on the disk with the ledger, as worm.Store.Check does, and adds what only the keeper sees.
 func (m *Mirror) Check(ctx context.Context, readData bool) []worm.Damage {
 	found := m.store.Check(ctx, readData)

@@ -27,7 +27,7 @@ var errAnew = errors.New("the ledger went on otherwise")
 // apply gets every record from the first one on.
 //
 // With an error nothing has changed, and neither again nor apply was called, unless the files change while they are read.
-func (l *Ledger) Follow(size uint64, root tlog.Hash, again func(), apply func(Record)) error {
+func (l *Ledger) Follow(size uint64, root [32]byte, again func(), apply func(Record)) error {
 	l.follows.Lock()
 	defer l.follows.Unlock()
 	l.mu.Lock()

@@ -4,8 +4,6 @@ import (
 	"errors"
 	"fmt"
 
-	"golang.org/x/mod/sumdb/tlog"
-
 	"github.com/holdfast-vault/holdfast/immutability/ledger"
 )
 
@@ -15,7 +13,7 @@ var ErrNotFollowed = ledger.ErrNotFollowed
 // Follow brings a store that was opened for reading up to the first size records of its ledger, which the process that
 // writes it has acknowledged, and compares the root of their tree: ErrNotFollowed where it is another one. What has been
 // read before is compared alone. From then on the store tells what it would tell had it been opened now.
-func (s *Store) Follow(size uint64, root tlog.Hash) error {
+func (s *Store) Follow(size uint64, root [32]byte) error {
 	if !s.readOnly {
 		return errors.New("a store that is open for writing follows nobody")
 	}

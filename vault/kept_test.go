@@ -1,0 +1,109 @@
+package vault
+
+import (
+	"context"
+	"errors"
+	"io/fs"
+	"net"
+	"os"
+	"path/filepath"
+	"sync"
+	"testing"
+
+	"github.com/holdfast-vault/holdfast/immutability/clock"
+	"github.com/holdfast-vault/holdfast/immutability/durable"
+	"github.com/holdfast-vault/holdfast/immutability/keeper"
+	"github.com/holdfast-vault/holdfast/immutability/worm"
+)
+
+// throughKeeper in the environment has the worlds of these tests kept by a keeper.
+const throughKeeper = "HOLDFAST_TEST_KEEPER"
+
+// keptBy is a keeper in this process, of a guarded vault.
+type keptBy struct {
+	t      testing.TB
+	dir    string
+	socket string
+	clock  clock.Source
+	disk   *durable.Dir
+	store  *worm.Store
+	end    func()
+}
+
+// startKeeper lets a keeper serve the vault in dir until the test ends; it skips where there are no flags for us.
+func startKeeper(t testing.TB, dir string, src clock.Source) *keptBy {
+	t.Helper()
+	sockets, err := os.MkdirTemp("", "keeper") // short: a socket's path has little room
+	if err != nil {
+		t.Fatal(err)
+	}
+	k := &keptBy{t: t, dir: dir, socket: filepath.Join(sockets, "s"), clock: src}
+	if k.disk, err = durable.OpenDir(dir); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		k.stop()
+		unflag(t, k.disk, ".")
+		_ = k.disk.Close()
+		_ = os.RemoveAll(sockets)
+	})
+	err = k.disk.SetFlags("ledger", durable.AppendOnly, 0)
+	if errors.Is(err, errors.ErrUnsupported) || errors.Is(err, fs.ErrPermission) {
+		if os.Getenv("HOLDFAST_REQUIRE_ALL") == "1" && os.Geteuid() == 0 {
+			t.Fatal(err)
+		}
+		t.Skipf("needs a file system with flags, and CAP_LINUX_IMMUTABLE: %v", err)
+	}
+	if err = errors.Join(err, k.disk.SetFlags("ledger", 0, durable.AppendOnly)); err != nil {
+		t.Fatal(err)
+	}
+	k.start()
+	return k
+}
+
+func (k *keptBy) start() {
+	k.t.Helper()
+	var err error
+	if k.store, err = worm.Open(k.disk, k.clock, worm.Options{Guard: true}); err != nil {
+		k.t.Fatal(err)
+	}
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: k.socket, Net: "unix"})
+	if err != nil {
+		k.t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	server := keeper.NewServer(k.store, keeper.Options{UID: uint32(os.Getuid())})
+	go func() { done <- server.Serve(ctx, l) }()
+	store := k.store
+	k.end = sync.OnceFunc(func() {
+		cancel()
+		if err := errors.Join(<-done, store.Close()); err != nil {
+			k.t.Error(err)
+		}
+	})
+}
+
+// stop ends the keeper as SIGTERM does; start begins another life of it.
+func (k *keptBy) stop() {
+	if k.end != nil {
+		k.end()
+	}
+}
+
+// unflag lets the test's directory be removed.
+func unflag(t testing.TB, d *durable.Dir, name string) {
+	t.Helper()
+	if err := d.SetFlags(name, 0, durable.Immutable|durable.AppendOnly); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("%s: %v", name, err)
+	}
+	entries, err := d.ReadDir(name)
+	if err != nil {
+		return // a file
+	}
+	for _, e := range entries {
+		if e.IsDir() || e.Type().IsRegular() {
+			unflag(t, d, filepath.Join(name, e.Name()))
+		}
+	}
+}

@@ -1,0 +1,188 @@
+package vault
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"syscall"
+
+	"github.com/RoaringBitmap/roaring/v2"
+
+	"github.com/holdfast-vault/holdfast/immutability/clock"
+	"github.com/holdfast-vault/holdfast/immutability/durable"
+	"github.com/holdfast-vault/holdfast/immutability/keeper"
+	"github.com/holdfast-vault/holdfast/immutability/ledger"
+	"github.com/holdfast-vault/holdfast/immutability/worm"
+)
+
+// Store keeps the vault's files: a worm.Store in this process, or a keeper.Mirror, which has a keeper write and reads
+// itself. Its methods are documented there.
+type Store interface {
+	packMaker
+	claimer
+	committer
+	salvager
+	packReader
+	reader
+	auditor
+	inspector
+	remover
+	clockReader
+	Close() error
+}
+
+type packMaker interface {
+	CreatePack(session string) (*worm.Incoming, error)
+	Seal(ctx context.Context, in *worm.Incoming) (worm.PackInfo, error)
+	Drop(in *worm.Incoming) error
+	Leave(in *worm.Incoming) error
+}
+
+type claimer interface {
+	// Claim gives the packs that cannot be relied on; with an error nothing is known of any.
+	Claim(ctx context.Context, session string, packs *roaring.Bitmap) (missing *roaring.Bitmap, err error)
+	ClaimOne(session string, pack uint32) bool
+	Release(session string)
+}
+
+type committer interface {
+	NextLabel(source string) (label, previous string, err error)
+	Commit(ctx context.Context, session string, manifest []byte, lock ledger.Lock) (worm.Snapshot, error)
+	Extend(ctx context.Context, id string, lock ledger.Lock, by string) (worm.Snapshot, error)
+	Settle() (pending int)
+}
+
+type salvager interface {
+	Leftovers() ([]worm.Leftover, error)
+	OpenLeftover(n uint32) (durable.File, error)
+	Discard(n uint32) error
+}
+
+type packReader interface {
+	Pack(n uint32) (info worm.PackInfo, ok bool)
+	Packs() []worm.PackInfo
+	OpenPack(n uint32) (durable.File, int64, error)
+	OpenPackAnew(n uint32) (durable.File, int64, error)
+}
+
+type reader interface {
+	Vault() string
+	Keyring() []byte
+	Snapshots() ([]worm.Snapshot, error)
+	Manifest(id string) ([]byte, error)
+}
+
+type auditor interface {
+	// Ledger is for reading; behind a keeper its newest records are those of the keeper's last answer.
+	Ledger() *ledger.Ledger
+	Policy() ledger.Policy
+}
+
+type inspector interface {
+	Check(ctx context.Context, readData bool) []worm.Damage
+	CheckPack(ctx context.Context, n uint32) []worm.Damage
+	PackRead(n uint32, sum string) bool
+}
+
+type remover interface {
+	Prune(ctx context.Context, dry bool) (worm.PruneReport, error)
+}
+
+type clockReader interface {
+	Now() (clock.Stamp, error)
+	Clock() (worm.ClockReport, error)
+	ClockShifted() (shifted bool, why string)
+	Tick() error
+}
+
+var (
+	_ Store = inProcess{}
+	_ Store = (*keeper.Mirror)(nil)
+)
+
+// inProcess is a store of this process, whose claims cannot fail.
+type inProcess struct{ *worm.Store }
+
+// Claim implements claimer.
+func (s inProcess) Claim(_ context.Context, session string, packs *roaring.Bitmap) (missing *roaring.Bitmap, err error) {
+	return s.Store.Claim(session, packs), nil
+}
+
+// DefaultWork is where the daemon's own files lie when a keeper keeps the vault.
+const DefaultWork = "/var/lib/holdfast/work"
+
+// kept says whether a keeper writes for this vault.
+func (v *Vault) kept() bool { return v.o.Keeper != "" && !v.o.ReadOnly }
+
+// place is the directory of the daemon's own files, the vault's without a keeper.
+func (v *Vault) place() string {
+	if v.kept() {
+		return v.o.Work
+	}
+	return v.dir
+}
+
+// openWork opens the directory of the daemon's own files and takes the lock in it.
+func (v *Vault) openWork() error {
+	if v.o.Work == "" {
+		v.o.Work = DefaultWork
+	}
+	if within(v.o.Work, v.dir) {
+		return fmt.Errorf("the work directory %q lies inside the vault %q, where only the keeper writes: name another one (work: in the configuration)", v.o.Work, v.dir)
+	}
+	if err := os.MkdirAll(v.o.Work, 0o700); err != nil {
+		return fmt.Errorf("work directory: %w; make it and give it to the daemon's user, or name another one (work: in the configuration)", err)
+	}
+	if info, err := os.Stat(v.o.Work); err == nil {
+		// Root could write there, and the daemon would stumble over what root made.
+		if st, ok := info.Sys().(*syscall.Stat_t); ok && int(st.Uid) != os.Geteuid() {
+			return fmt.Errorf("the work directory %q belongs to user %d: run this as that user (sudo -u), who alone is answered by the keeper", v.o.Work, st.Uid)
+		}
+	}
+	l, err := durable.LockFile(filepath.Join(v.o.Work, "lock"))
+	if errors.Is(err, fs.ErrPermission) {
+		return fmt.Errorf("work directory: %w; it belongs to the daemon's user: run this as that user", err)
+	}
+	if err != nil {
+		return fmt.Errorf("work directory %q: %w", v.o.Work, err)
+	}
+	v.lock = l
+	d, err := durable.OpenDir(v.o.Work)
+	if err != nil {
+		return fmt.Errorf("work directory %q: %w", v.o.Work, err)
+	}
+	v.work = d
+	return nil
+}
+
+// within says whether a directory lies below another one, or is it.
+func within(dir, root string) bool {
+	a, aerr := filepath.Abs(dir)
+	b, berr := filepath.Abs(root)
+	if aerr != nil || berr != nil {
+		return false
+	}
+	rel, err := filepath.Rel(b, a)
+	return err == nil && filepath.IsLocal(rel)
+}
+
+// openStore opens what keeps the vault's files.
+func (v *Vault) openStore(ctx context.Context) (Store, error) {
+	if !v.kept() {
+		s, err := worm.Open(v.disk, v.o.Clock, worm.Options{ReadOnly: v.o.ReadOnly})
+		if err != nil {
+			return nil, err
+		}
+		return inProcess{s}, nil
+	}
+	m, err := keeper.OpenMirror(ctx, keeper.MirrorOptions{
+		Disk: v.disk, Clock: v.o.Clock, Socket: v.o.Keeper, Program: "holdfast", Logf: v.o.Logf,
+	})
+	if err != nil {
+		return nil, err
+	}
+	return m, nil
+}
