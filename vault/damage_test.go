@@ -25,7 +25,7 @@ func smallWorld(t *testing.T, parity bool) (*world, tree) {
 	w.clock.Advance(31 * 24 * time.Hour)
 	src["data"] = append(src["data"], "more"...)
 	pull(t, v, "web1", src)
-	if rep, err := v.Prune(t.Context(), false); err != nil || len(rep.Snapshots) != 1 {
+	if rep, err := w.prune(v); err != nil || len(rep.Snapshots) != 1 {
 		t.Fatalf("prune: %v, %v", rep, err)
 	}
 	if err := v.Close(); err != nil {
@@ -162,7 +162,7 @@ var damageIndex = map[string]func(t *testing.T, dir string, r *rand.Rand){
 		if err := os.RemoveAll(dir); err != nil {
 			t.Fatal(err)
 		}
-		if err := os.CopyFS(dir, os.DirFS(filepath.Join(other.dir, "index"))); err != nil {
+		if err := os.CopyFS(dir, os.DirFS(filepath.Join(other.work, "index"))); err != nil {
 			t.Fatal(err)
 		}
 	},
@@ -196,7 +196,7 @@ func TestDamagedIndexReachesAFile(t *testing.T) {
 			if err := v.Close(); err != nil {
 				t.Fatal(err)
 			}
-			spoil(t, filepath.Join(w.dir, "index"), rand.New(rand.NewPCG(5, 5)))
+			spoil(t, filepath.Join(w.work, "index"), rand.New(rand.NewPCG(5, 5)))
 			v = w.open(Options{})
 			mustGiveBack(t, v, first.ID, src)
 			w.clock.Advance(time.Hour)
@@ -286,7 +286,15 @@ func TestTwoProcessesWriteToOneVault(t *testing.T) {
 	w := newWorld(t)
 	v := w.open(Options{})
 	defer v.Close()
-	_, err := Open(t.Context(), w.dir, Options{Identities: []*keys.Identity{w.ident}, Clock: w.clock})
+	o := Options{Identities: []*keys.Identity{w.ident}, Clock: w.clock}
+	_, err := Open(t.Context(), w.dir, o)
+	if !errors.Is(err, durable.ErrLocked) {
+		t.Fatalf("a second writer got in: %v", err)
+	}
+	if w.keeper != nil {
+		o.Keeper, o.Work = w.keeper.socket, w.work
+	}
+	_, err = Open(t.Context(), w.dir, o)
 	if !errors.Is(err, durable.ErrLocked) {
 		t.Fatalf("a second writer got in: %v", err)
 	}

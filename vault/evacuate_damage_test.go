@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"maps"
 	"os"
-	"path/filepath"
 	"slices"
 	"testing"
 	"time"
@@ -35,7 +34,7 @@ func TestDamageInAnEvacuatingPackIsNotSpread(t *testing.T) {
 	if err := v.Close(); err != nil {
 		t.Fatal(err)
 	}
-	name := filepath.Join(w.dir, "packs", "00000001.pack")
+	name := w.spoilable("00000001.pack")
 	b, err := os.ReadFile(name)
 	if err != nil {
 		t.Fatal(err)

@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/holdfast-vault/holdfast/immutability/clock"
 	"github.com/holdfast-vault/holdfast/immutability/durable"
@@ -27,6 +28,7 @@ type keptBy struct {
 	clock  clock.Source
 	disk   *durable.Dir
 	store  *worm.Store
+	lock   *durable.FileLock
 	end    func()
 }
 
@@ -57,6 +59,10 @@ func startKeeper(t testing.TB, dir string, src clock.Source) *keptBy {
 	if err = errors.Join(err, k.disk.SetFlags("ledger", 0, durable.AppendOnly)); err != nil {
 		t.Fatal(err)
 	}
+	if k.lock, err = durable.LockFile(filepath.Join(dir, "keeper", "lock")); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = k.lock.Close() })
 	k.start()
 	return k
 }
@@ -89,6 +95,31 @@ func (k *keptBy) stop() {
 	if k.end != nil {
 		k.end()
 	}
+}
+
+// prune removes what may go. A keeper takes a day over it.
+func (w *world) prune(v *Vault) (worm.PruneReport, error) {
+	rep, err := v.Prune(w.t.Context(), false)
+	if err != nil || w.keeper == nil {
+		return rep, err
+	}
+	if len(rep.Snapshots)+len(rep.Packs) > 0 {
+		w.t.Errorf("the keeper removed without notice: %+v", rep)
+	}
+	w.clock.Advance(25 * time.Hour)
+	return v.Prune(w.t.Context(), false)
+}
+
+// spoilable gives the path of a pack that the test is about to damage, as only a disk or root can.
+func (w *world) spoilable(pack string) string {
+	w.t.Helper()
+	if w.keeper != nil {
+		err := errors.Join(w.keeper.disk.SetFlags("packs", 0, durable.AppendOnly), w.keeper.disk.SetFlags("packs/"+pack, 0, durable.Immutable))
+		if err != nil {
+			w.t.Fatal(err)
+		}
+	}
+	return filepath.Join(w.dir, "packs", pack)
 }
 
 // unflag lets the test's directory be removed.

@@ -45,5 +45,7 @@ func (s *Session) renewClaims() {
 	s.claimMu.RLock()
 	packs := s.claimed.Clone()
 	s.claimMu.RUnlock()
-	s.v.store.Claim(s.id, packs)
+	if _, err := s.v.store.Claim(context.WithoutCancel(s.ctx), s.id, packs); err != nil {
+		s.v.o.Logf("session %s: its claims are not renewed now: %v", s.id, err)
+	}
 }

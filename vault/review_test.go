@@ -198,7 +198,7 @@ func TestCheckCallsHealthyVaultDamaged(t *testing.T) {
 	pull(t, v, "web1", randomTree(2, 30))
 	meanwhile := sync.OnceFunc(func() {
 		pull(t, v, "db1", randomTree(3, 30))
-		if rep, err := v.Prune(t.Context(), false); err != nil || len(rep.Snapshots) != 1 || len(rep.Packs) == 0 {
+		if rep, err := w.prune(v); err != nil || len(rep.Snapshots) != 1 || len(rep.Packs) == 0 {
 			t.Errorf("prune: %+v, %v", rep, err)
 		}
 	})
@@ -218,7 +218,7 @@ func TestCheckNamesFilesThatComeBackWhole(t *testing.T) {
 	defer v.Close()
 	src := randomTree(1, 30)
 	first := pull(t, v, "web1", src)
-	name := filepath.Join(w.dir, "packs", "00000001.pack")
+	name := w.spoilable("00000001.pack")
 	b, err := os.ReadFile(name)
 	if err != nil {
 		t.Fatal(err)
@@ -254,7 +254,7 @@ func TestNewSnapshotReliesOnDamagedFooter(t *testing.T) {
 	defer v.Close()
 	src := randomTree(1, 30)
 	pull(t, v, "web1", src)
-	name := filepath.Join(w.dir, "packs", "00000001.pack")
+	name := w.spoilable("00000001.pack")
 	b, err := os.ReadFile(name)
 	if err != nil {
 		t.Fatal(err)
@@ -386,7 +386,7 @@ func TestLostPackOfInterruptedRunStopsEveryCommit(t *testing.T) {
 	if err := errors.Join(record(t.Context(), s, src), s.Suspend(), v.Close()); err != nil {
 		t.Fatal(err)
 	}
-	if err := os.Remove(filepath.Join(w.dir, "packs", "00000001.pack")); err != nil {
+	if err := os.Remove(w.spoilable("00000001.pack")); err != nil {
 		t.Fatal(err)
 	}
 	v = w.open(Options{})
@@ -453,7 +453,7 @@ func TestRemovedPacksKeepTheirRoom(t *testing.T) {
 	mustGiveBack(t, v, first.ID, src)
 	w.clock.Advance(31 * 24 * time.Hour)
 	pull(t, v, "web1", randomTree(2, 5))
-	if rep, err := v.Prune(t.Context(), false); err != nil || len(rep.Packs) == 0 {
+	if rep, err := w.prune(v); err != nil || len(rep.Packs) == 0 {
 		t.Fatalf("prune: %+v, %v", rep, err)
 	}
 	fds, err := os.ReadDir("/proc/self/fd")
@@ -486,7 +486,7 @@ func TestCutResumeLosesTheJournal(t *testing.T) {
 	if err := s.Suspend(); err != nil {
 		t.Fatal(err)
 	}
-	if err := os.WriteFile(filepath.Join(w.dir, s.dir, "resume-run-000001"), []byte("cut"), 0o600); err != nil {
+	if err := os.WriteFile(filepath.Join(w.work, s.dir, "resume-run-000001"), []byte("cut"), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	if s, err = v.Begin(t.Context(), SessionOptions{Source: "web1"}); err != nil {

@@ -15,6 +15,7 @@ import (
 	"github.com/holdfast-vault/holdfast/immutability/durable"
 	"github.com/holdfast-vault/holdfast/immutability/keeper"
 	"github.com/holdfast-vault/holdfast/immutability/ledger"
+	"github.com/holdfast-vault/holdfast/immutability/level"
 	"github.com/holdfast-vault/holdfast/immutability/worm"
 )
 
@@ -31,6 +32,7 @@ type Store interface {
 	inspector
 	remover
 	clockReader
+	prober
 	Close() error
 }
 
@@ -96,6 +98,11 @@ type clockReader interface {
 	Clock() (worm.ClockReport, error)
 	ClockShifted() (shifted bool, why string)
 	Tick() error
+}
+
+type prober interface {
+	// Probe makes a file that is sealed as packs are, to be attacked; Root is left to the caller.
+	Probe(ctx context.Context) (level.Subject, error)
 }
 
 var (

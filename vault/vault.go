@@ -30,6 +30,9 @@ import (
 // ErrReadOnly is returned by everything that would change a vault that was opened read-only.
 var ErrReadOnly = errors.New("the vault is open read-only")
 
+// ErrKept says that a keeper writes to the vault, and nobody else may.
+var ErrKept = errors.New("a keeper has this vault: name its socket (keeper: in the configuration, or --keeper)")
+
 // Options says how to open a vault. The zero value opens it for writing with the kernel's clock.
 type Options struct {
 	// Identities open the keyring; the first that fits is used. Without any, only what needs no key can be done:
@@ -79,6 +82,7 @@ type Vault struct {
 	disk   durable.Disk
 	work   durable.Disk // of what this process makes for itself: disk, or another one with a keeper
 	lock   *durable.FileLock
+	guard  *durable.FileLock // keeps a keeper out while this process writes itself
 	store  Store
 	ring   *keys.Ring // nil when opened without an identity
 	id     [16]byte
@@ -151,6 +155,13 @@ func (v *Vault) open(ctx context.Context) error {
 				return fmt.Errorf("vault %q: %w", v.dir, err)
 			}
 			v.lock = l
+			v.guard, err = durable.LockFile(filepath.Join(v.dir, "keeper", "lock"))
+			if errors.Is(err, durable.ErrLocked) {
+				return fmt.Errorf("vault %q: %w: %w", v.dir, ErrKept, err)
+			}
+			if err != nil && !errors.Is(err, fs.ErrNotExist) { // then its key is not there either, and the store says so
+				return fmt.Errorf("vault %q: %w", v.dir, err)
+			}
 		}
 		d, err := durable.OpenDir(v.dir)
 		if err != nil {
@@ -285,8 +296,10 @@ func (v *Vault) release() error {
 			errs = append(errs, c.Close())
 		}
 	}
-	if v.lock != nil {
-		errs = append(errs, v.lock.Close())
+	for _, l := range []*durable.FileLock{v.guard, v.lock} {
+		if l != nil {
+			errs = append(errs, l.Close())
+		}
 	}
 	return errors.Join(errs...)
 }

@@ -137,6 +137,8 @@ func setHolder(v *vault.Vault, h holder) error {
 
 func explainOpen(dir, place string, err error) error {
 	switch {
+	case errors.Is(err, vault.ErrKept):
+		return err
 	case errors.Is(err, durable.ErrLocked):
 		who := "another process"
 		if h, ok := lockHolder(place); ok && h.PID > 0 {

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"net"
 	"sync"
-	"time"
 
 	"github.com/RoaringBitmap/roaring/v2"
 
@@ -16,9 +15,6 @@ import (
 	"github.com/holdfast-vault/holdfast/immutability/policy"
 	"github.com/holdfast-vault/holdfast/immutability/worm"
 )
-
-// renewEvery is how often the claims of running sessions are renewed; they run out after three times as long.
-const renewEvery = time.Hour
 
 // MirrorOptions says what OpenMirror mirrors.
 type MirrorOptions struct {
@@ -43,7 +39,6 @@ type Mirror struct {
 
 	ctx context.Context // ends with Close
 	end context.CancelFunc
-	all sync.WaitGroup
 
 	dialling sync.Mutex // held while a connection is made; taken before mu
 
@@ -113,7 +108,6 @@ func OpenMirror(ctx context.Context, o MirrorOptions) (*Mirror, error) {
 	}
 	m.client = c
 	m.ctx, m.end = context.WithCancel(context.WithoutCancel(ctx))
-	m.all.Go(m.renewals)
 	return m, nil
 }
 
@@ -183,7 +177,7 @@ func (m *Mirror) connection(ctx context.Context) (*Client, error) {
 	if old != nil {
 		_ = old.Close() // it had ended
 	}
-	m.renewOn(ctx, c) // a keeper that was started anew knows of none
+	m.renewOn(ctx, c)
 	return c, nil
 }
 
@@ -217,24 +211,9 @@ func lost(err error) error {
 	return err
 }
 
-// renewals renews claims until the mirror is closed.
-func (m *Mirror) renewals() {
-	t := time.NewTicker(renewEvery)
-	defer t.Stop()
-	for {
-		select {
-		case <-m.ctx.Done():
-			return
-		case <-t.C:
-			m.Renew(m.ctx)
-		}
-	}
-}
-
 // Close ends the connection and the mirror. What grows becomes a leftover.
 func (m *Mirror) Close() error {
 	m.end()
-	m.all.Wait()
 	m.dialling.Lock()
 	defer m.dialling.Unlock()
 	m.mu.Lock()

@@ -10,6 +10,7 @@ import (
 
 	"github.com/holdfast-vault/holdfast/immutability/clock"
 	"github.com/holdfast-vault/holdfast/immutability/ledger"
+	"github.com/holdfast-vault/holdfast/immutability/level"
 	"github.com/holdfast-vault/holdfast/immutability/reliance"
 	"github.com/holdfast-vault/holdfast/immutability/worm"
 )
@@ -110,7 +111,8 @@ func (m *Mirror) Discard(n uint32) error {
 	return m.ask(m.ctx, func(c *Client) error { return c.Discard(m.ctx, n) })
 }
 
-// Claim says that a session relies on packs, and gives those that it cannot rely on. The claim is renewed until Release.
+// Claim says that a session relies on packs, and gives those that it cannot rely on. The keeper lets a claim go that was not
+// renewed for three hours: who goes on relying on it claims again.
 func (m *Mirror) Claim(ctx context.Context, session string, packs *roaring.Bitmap) (missing *roaring.Bitmap, err error) {
 	err = m.ask(ctx, func(c *Client) error {
 		missing, err = c.Claim(ctx, session, packs)
@@ -157,16 +159,7 @@ func (m *Mirror) Release(session string) {
 	}
 }
 
-// Renew renews the claims of all sessions, which otherwise run out.
-func (m *Mirror) Renew(ctx context.Context) {
-	c, err := m.connection(ctx)
-	if err != nil {
-		m.o.Logf("claims are not renewed now: %v", err)
-		return
-	}
-	m.renewOn(ctx, c)
-}
-
+// renewOn renews the claims of all sessions on a new connection: a keeper that was started anew knows of none.
 func (m *Mirror) renewOn(ctx context.Context, c *Client) {
 	m.mu.Lock()
 	all := map[string]*roaring.Bitmap{}
@@ -295,6 +288,19 @@ func (m *Mirror) Clock() (worm.ClockReport, error) {
 
 // Tick does nothing: the keeper reads its clock itself.
 func (m *Mirror) Tick() error { return nil }
+
+// Probe has a file made that is sealed as packs are, to be attacked; Root is left to the caller.
+func (m *Mirror) Probe(ctx context.Context) (level.Subject, error) {
+	c, err := m.connection(ctx)
+	if err != nil {
+		return level.Subject{}, err
+	}
+	file, w, err := c.Probe(ctx)
+	if err != nil {
+		return level.Subject{}, err
+	}
+	return level.Subject{File: file, Writer: w, Seal: c.SealProbe, Remove: c.DropProbe}, nil
+}
 
 // Check compares everything on the disk with the ledger, as worm.Store.Check does, and adds what only the keeper sees.
 func (m *Mirror) Check(ctx context.Context, readData bool) []worm.Damage {
