@@ -24,6 +24,7 @@ var floors = []arrow{
 var rooms = []arrow{
 	{"immutability/keeper", "immutability/worm", "the keeper is worm and ledger behind a socket"},
 	{"immutability/keeper", "immutability/ledger", "the keeper is worm and ledger behind a socket"},
+	{"immutability/keeper", "immutability/level", "a file that is made to be attacked is described in one form"},
 	{"immutability/keeper", "immutability/clock", "the keeper believes no clock but its own"},
 	{"immutability/keeper", "immutability/durable", "the keeper owns the files"},
 	{"immutability/keeper", "immutability/reliance", "sets of packs are sent in the form that they have in a head"},

@@ -37,6 +37,7 @@ type Store interface {
 }
 
 type packMaker interface {
+	Bind(session, source string) error
 	CreatePack(session string) (*worm.Incoming, error)
 	Seal(ctx context.Context, in *worm.Incoming) (worm.PackInfo, error)
 	Drop(in *worm.Incoming) error
@@ -162,6 +163,29 @@ func (v *Vault) openWork() error {
 		return fmt.Errorf("work directory %q: %w", v.o.Work, err)
 	}
 	v.work = d
+	return nil
+}
+
+// own takes the locks of a vault that this process writes to itself: the one that says which holdfast has it, and the one
+// that a keeper has.
+func (v *Vault) own(d *durable.Dir) (err error) {
+	v.lock, err = d.Lock("lock")
+	barred := errors.Is(err, fs.ErrPermission) // as where a keeper has made the directory immutable
+	if err != nil && !barred {
+		return err
+	}
+	// A vault that has lost its keeper directory cannot be written, and the store says why.
+	if _, serr := d.Stat("keeper"); serr == nil {
+		var kerr error
+		if v.guard, kerr = worm.Lock(d); errors.Is(kerr, durable.ErrLocked) {
+			return fmt.Errorf("%w: %w", ErrKept, kerr)
+		} else if kerr != nil && !barred {
+			return kerr
+		}
+	}
+	if barred {
+		return fmt.Errorf("%w; if a keeper keeps it, start the keeper and name its socket (keeper: in the configuration)", err)
+	}
 	return nil
 }
 

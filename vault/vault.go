@@ -149,25 +149,17 @@ func (v *Vault) open(ctx context.Context) error {
 			if err := v.openWork(); err != nil {
 				return err
 			}
-		} else if !v.o.ReadOnly {
-			l, err := durable.LockFile(filepath.Join(v.dir, "lock"))
-			if err != nil {
-				return fmt.Errorf("vault %q: %w", v.dir, err)
-			}
-			v.lock = l
-			v.guard, err = durable.LockFile(filepath.Join(v.dir, "keeper", "lock"))
-			if errors.Is(err, durable.ErrLocked) {
-				return fmt.Errorf("vault %q: %w: %w", v.dir, ErrKept, err)
-			}
-			if err != nil && !errors.Is(err, fs.ErrNotExist) { // then its key is not there either, and the store says so
-				return fmt.Errorf("vault %q: %w", v.dir, err)
-			}
 		}
 		d, err := durable.OpenDir(v.dir)
 		if err != nil {
 			return fmt.Errorf("vault %q: %w", v.dir, err)
 		}
 		v.disk = d
+		if !v.o.ReadOnly && !v.kept() {
+			if err := v.own(d); err != nil {
+				return fmt.Errorf("vault %q: %w", v.dir, err)
+			}
+		}
 	}
 	if v.work == nil {
 		v.work = v.disk
