@@ -16,6 +16,7 @@ import (
 	"github.com/holdfast-vault/holdfast/immutability/keeper"
 	"github.com/holdfast-vault/holdfast/immutability/ledger"
 	"github.com/holdfast-vault/holdfast/immutability/level"
+	"github.com/holdfast-vault/holdfast/immutability/policy"
 	"github.com/holdfast-vault/holdfast/immutability/worm"
 )
 
@@ -33,6 +34,8 @@ type Store interface {
 	remover
 	clockReader
 	prober
+	governor
+	witnessed
 	Close() error
 }
 
@@ -54,8 +57,24 @@ type claimer interface {
 type committer interface {
 	NextLabel(source string) (label, previous string, err error)
 	Commit(ctx context.Context, session string, manifest []byte, lock ledger.Lock) (worm.Snapshot, error)
-	Extend(ctx context.Context, id string, lock ledger.Lock, by string) (worm.Snapshot, error)
 	Settle() (pending int)
+}
+
+// governor changes and tells of what snapshots are kept by.
+type governor interface {
+	Extend(ctx context.Context, id string, lock ledger.Lock, by string) (worm.Snapshot, error)
+	Hold(ctx context.Context, id, reason, by string) (worm.Snapshot, error)
+	Adopt(ctx context.Context, said policy.Policy, by string) (changed bool, refused []policy.Refusal, err error)
+	Refused() []policy.Refusal
+	Locks(id string) ([]worm.LockInfo, error)
+	Hardening() ([]worm.Hardening, error)
+	Budgets() ([]worm.Budget, error)
+}
+
+type witnessed interface {
+	Cosigned(ctx context.Context, signed []byte) error
+	TrustWitnesses(w worm.Witnesses) error
+	Witnessed() (worm.Standing, error)
 }
 
 type salvager interface {

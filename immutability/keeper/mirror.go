@@ -47,6 +47,7 @@ type Mirror struct {
 	growing map[uint32]*Client
 	claims  map[string]*sessionClaims
 	bound   map[string]string // the sources of sessions
+	refused []policy.Refusal  // of the newest Adopt
 }
 
 // reading is what the mirror answers from its own state, as worm.Store does.
@@ -63,7 +64,6 @@ type contents interface {
 	Locks(id string) ([]worm.LockInfo, error)
 	Hardening() ([]worm.Hardening, error)
 	Budgets() ([]worm.Budget, error)
-	Refused() []policy.Refusal
 	Ledger() *ledger.Ledger
 	Snapshots() ([]worm.Snapshot, error)
 	Snapshot(id string) (worm.Snapshot, error)
