@@ -110,6 +110,7 @@ func TestDaemonAsksWitnessesAndStopsBehindThem(t *testing.T) {
 	for _, line := range []string{`holdfast_witness_refutes{witness="lab"} 0`, "holdfast_ledger_behind 0", fmt.Sprintf("holdfast_ledger_quorum_cosigned_size %d", len(s.lines())-1)} {
 		d.shows(t, line)
 	}
+	s.run("doctor").told(t, s.run("doctor").code, "a quorum of 1 of 2 witnesses cosigned")
 	lines := s.lines()
 	if last := lines[len(lines)-1]; !strings.Contains(last, `"kind":"witnessed"`) || !strings.Contains(last, witnessKey) {
 		t.Errorf("the newest record is %s", last)
@@ -125,6 +126,7 @@ func TestDaemonAsksWitnessesAndStopsBehindThem(t *testing.T) {
 	d = rolled.serve()
 	d.shows(t, "holdfast_ledger_behind 1")
 	d.shows(t, `holdfast_witness_refutes{witness="lab"} 1`)
+	rolled.run("doctor").told(t, exitDamage, "behind what it signed")
 	d.stop()
 	const why = "behind what it signed"
 	rolled.run(pullArgs(srv, "web1", src)...).told(t, exitFailed, why)

@@ -125,7 +125,8 @@ func (s *Store) Cosigned(ctx context.Context, signed []byte) error {
 	s.mu.Lock()
 	trust := s.trust
 	s.mu.Unlock()
-	known, err := trust.only(signed)
+	_, own := s.ledger.Origin()
+	known, err := trust.only(signed, own)
 	if err != nil {
 		return err
 	}
@@ -153,8 +154,12 @@ func (s *Store) Cosigned(ctx context.Context, signed []byte) error {
 }
 
 // only gives a note with the ledger's own signature and those of the witnesses that are trusted, all of which must hold.
-func (w Witnesses) only(signed []byte) ([]byte, error) {
+func (w Witnesses) only(signed []byte, ownKey string) ([]byte, error) {
 	keys, err := w.keys()
+	if err != nil {
+		return nil, err
+	}
+	own, err := audit.ParseKey(ownKey)
 	if err != nil {
 		return nil, err
 	}
@@ -166,7 +171,7 @@ func (w Witnesses) only(signed []byte) ([]byte, error) {
 	out, found := bytes.Clone(signed[:cut]), false
 	for i, line := range slices.Collect(bytes.Lines(signed[cut:])) { // as many as c.Signatures, in their order
 		sig := c.Signatures[i]
-		if sig.Name == c.Origin {
+		if sig.Name == own.Name && sig.ID == own.ID {
 			out = append(out, line...)
 			continue
 		}
