@@ -338,14 +338,14 @@ func (c *content) snapshot(ctx context.Context, s *fsck.Snapshot) error {
 			return ctx.Err()
 		}
 		if err != nil {
-			c.bad(s, "its catalog: %v", err)
+			c.bad(s, "%v", err)
 			return nil
 		}
 		c.entry(ctx, &n, e)
 	}
 	for r, err := range tree.Objects(ctx) {
 		if err != nil {
-			c.bad(s, "its catalog: %v", err)
+			c.bad(s, "%v", err)
 			return nil
 		}
 		n.packs.Add(r.Pack)

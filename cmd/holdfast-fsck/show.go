@@ -86,7 +86,7 @@ func list(say func(string, ...any), word string, all []fsck.Finding, count int) 
 			break
 		}
 		say("%s %s: %s", word, plain(f.What), plain(f.Detail))
-		if len(f.Snapshots) > 0 {
+		if len(f.Snapshots) > 0 && f.Snapshots[0] != f.What {
 			more := ""
 			few := f.Snapshots[:min(len(f.Snapshots), 10)]
 			if n := len(f.Snapshots) - len(few); n > 0 {

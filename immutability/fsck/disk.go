@@ -251,11 +251,18 @@ func (l *look) strays() error {
 
 // stray tells of a file that a crash may have left. Where records are known to be missing, its own may be among them.
 func (l *look) stray(name, format string, args ...any) {
-	if l.r.OK() {
+	if !l.recordsMissing() {
 		l.r.note(KindUnnamed, name, format+", or its record was cut off: a checkpoint that was saved elsewhere tells", args...)
 		return
 	}
 	l.r.damage(KindUnnamed, name, format+"; here its record may be among those that are missing", args...)
+}
+
+// recordsMissing says whether the ledger is known not to be what it was.
+func (l *look) recordsMissing() bool {
+	return l.counter.broken ||
+		slices.ContainsFunc(l.r.Against, func(v Verdict) bool { return !v.Extends }) ||
+		slices.ContainsFunc(l.r.Damage, func(f Finding) bool { return f.Kind == KindLedger || f.Kind == KindRefuted })
 }
 
 // strayManifest looks into a manifest that no record commits. It was published when every pack that it names, and the

@@ -285,6 +285,9 @@ func (m *memory) prove(d *crashdisk.Disk, src clock.Source, tries int) error {
 		return m.proveUnborn(d, src)
 	}
 	for round := range 2 {
+		if err := independently(d); err != nil {
+			return fmt.Errorf("round %d: before it is opened: %w", round, err)
+		}
 		s, err := Open(d, src, m.options())
 		for try := 1; err != nil && try < tries; try++ {
 			s, err = Open(d, src, m.options())
@@ -292,7 +295,7 @@ func (m *memory) prove(d *crashdisk.Disk, src clock.Source, tries int) error {
 		if err != nil {
 			return fmt.Errorf("round %d: open: %w", round, err)
 		}
-		if err := errors.Join(m.holds(s), m.goesOn(s, round, tries), m.holds(s), s.Close()); err != nil {
+		if err := errors.Join(m.holds(s), m.goesOn(s, round, tries), m.holds(s), s.Close(), independently(d)); err != nil {
 			return fmt.Errorf("round %d: %w", round, err)
 		}
 		d = d.Restart(crashdisk.LoseUnsynced, 0)
