@@ -203,7 +203,9 @@ func (h *history) takeWitnessed(r *record, b *witnessedBody) {
 			h.wrong(r, KindRecord, "what it says of witness %q does not hold: %v", s.witness, err)
 			return
 		}
-		c.by[s.witness] = s.at.Unix()
+		if _, twice := c.by[s.witness]; !twice { // one witness is one, and its first word counts
+			c.by[s.witness] = s.at.Unix()
+		}
 	}
 	if n := len(h.covers); n > 0 && h.covers[n-1].size > c.size {
 		return // an older one, which proves nothing more
