@@ -45,6 +45,9 @@ func (c *Clock) Due(k Known, quiet bool) (Event, bool) {
 	defer c.mu.Unlock()
 	e := Event{Off: c.st.off().Round(time.Second), Times: c.times}
 	e.Moved = e.Off - c.st.Noted
+	if e.Moved.Abs() >= movedLimit {
+		e.Times = max(e.Times, 1) // across boots no step is seen
+	}
 	shifted, why := c.st.shifted()
 	rested := func(since Stamp) bool {
 		return since.IsZero() || c.st.Running-time.Duration(since.Running)*time.Second >= eventEvery

@@ -288,6 +288,7 @@ func (h *history) extend() error {
 	if hold {
 		h.say("hold %.8s", p.id)
 		if _, err := h.store.Hold(context.Background(), p.id, "a reason", "a person"); err != nil {
+			p.grants = append(p.grants, promise{}) // nobody knows
 			return err
 		}
 		p.held = true
