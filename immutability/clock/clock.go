@@ -94,6 +94,13 @@ func open(d durable.Disk, name string, src Source, k Known, readOnly bool) (*Clo
 	return c, nil
 }
 
+// Follow tells the clock how many records the ledger has. A state that is put back later is known by that.
+func (c *Clock) Follow(records uint64) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.st.Records = max(c.st.Records, records)
+}
+
 // Found returns what was wrong with the state file when it was opened, nil for nothing. A missing file is an error in a
 // vault whose ledger has stamps.
 func (c *Clock) Found() error { return c.found }

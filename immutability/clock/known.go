@@ -11,7 +11,9 @@ type Known struct {
 	Vault  string // 32 hex digits; "" is not compared
 	First  Stamp  // of the first record; only Report asks
 	Newest Stamp  // of any record; zero in a vault without records
-	Noted  Noted
+	// Records is how many there are.
+	Records uint64
+	Noted   Noted
 }
 
 // Noted is what clock records have told so far. The zero Noted is nothing.
@@ -51,7 +53,7 @@ var (
 // begin is the state of a clock that has no state file that it could believe: it goes on from the newest stamp that the
 // ledger holds, credits nothing for the time since then, and remembers of the wall clock what the ledger remembers.
 func begin(r Reading, k Known) state {
-	s := state{Vault: k.Vault, Running: time.Duration(k.Newest.Running) * time.Second}
+	s := state{Vault: k.Vault, Records: k.Records, Running: time.Duration(k.Newest.Running) * time.Second}
 	s.Wall = wholeSeconds(r.Wall)
 	s.ExpectedWall = s.Wall
 	if !k.Newest.Wall.IsZero() {
@@ -72,6 +74,10 @@ func take(st state, r Reading, k Known) (state, error) {
 		return begin(r, k), fmt.Errorf("it is of vault %q: %w", st.Vault, ErrForeign)
 	case time.Duration(k.Newest.Running-had)*time.Second >= olderLimit:
 		return begin(r, k), fmt.Errorf("it lacks %s of running time that the ledger has: %w", Span(time.Duration(k.Newest.Running-had)*time.Second), ErrOlder)
+	case st.Records < k.Records && had > k.Newest.Running:
+		// What was recorded since the file was saved was stamped by a clock that had lost the file's credit. Taken now, that
+		// credit would count for locks that began behind it.
+		return begin(r, k), fmt.Errorf("records were made by a clock that counted less: %w", ErrOlder)
 	case had < k.Noted.At.Running:
 		return begin(r, k), nil // the power failed between that record and this file
 	}
@@ -80,6 +86,7 @@ func take(st state, r Reading, k Known) (state, error) {
 	if k.Vault != "" {
 		st.Vault = k.Vault
 	}
+	st.Records = k.Records
 	after := st.resume(r)
 	if k.Newest.IsZero() {
 		return after, nil

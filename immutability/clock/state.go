@@ -15,6 +15,7 @@ const (
 // state is what the clock knows as of one reading.
 type state struct {
 	Vault    string        // whose it is; "" in files of before
+	Records  uint64        // that the ledger had
 	Running  time.Duration // credited
 	Boot     string
 	Raw      time.Duration

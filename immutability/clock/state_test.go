@@ -20,7 +20,7 @@ func sign(line string) []byte {
 
 func shiftedState() state {
 	return state{
-		Vault: "0123456789abcdef0123456789abcdef", Noted: 11,
+		Vault: "0123456789abcdef0123456789abcdef", Records: 12, Noted: 11,
 		Running: 90*time.Second + 5, Boot: "b-1", Raw: 100 * time.Second, Boottime: 101 * time.Second, Wall: start, Idle: true,
 		ExpectedWall: start.Add(-50 * time.Hour), ExpectedAt: 7, Carried: true,
 		Shift: &shift{Wall: start.Add(-time.Hour), At: 8, Running: 9},
@@ -37,7 +37,7 @@ func encoded(t testing.TB, s state) string {
 }
 
 func TestStateFileGolden(t *testing.T) {
-	const want = `{"format":2,"vault":"0123456789abcdef0123456789abcdef","running_ns":90000000005,"boot":"b-1","raw_ns":100000000000,"boottime_ns":101000000000,"wall":"2026-12-01T12:00:00Z","idle":true,"expected_wall":"2026-11-29T10:00:00Z","expected_at_ns":7,"carried":true,"noted_ns":11,"shift":{"wall":"2026-12-01T11:00:00Z","at_ns":8,"running_ns":9}`
+	const want = `{"format":2,"vault":"0123456789abcdef0123456789abcdef","records":12,"running_ns":90000000005,"boot":"b-1","raw_ns":100000000000,"boottime_ns":101000000000,"wall":"2026-12-01T12:00:00Z","idle":true,"expected_wall":"2026-11-29T10:00:00Z","expected_at_ns":7,"carried":true,"noted_ns":11,"shift":{"wall":"2026-12-01T11:00:00Z","at_ns":8,"running_ns":9}`
 	s := shiftedState()
 	if got := encoded(t, s); got != string(sign(want)) {
 		t.Errorf("%s", got)
@@ -124,7 +124,7 @@ func TestStateFileOfFormat1IsStillRead(t *testing.T) {
 	s, err := decode(sign(old))
 	must(t, err)
 	want := shiftedState()
-	want.Vault, want.Noted = "", 0
+	want.Vault, want.Records, want.Noted = "", 0, 0
 	if encoded(t, s) != encoded(t, want) {
 		t.Errorf("%+v", s)
 	}

@@ -19,14 +19,15 @@ const stateMax = 4096
 
 // stateJSON is the line without its checksum.
 //
-//	{"format":2,"vault":"..","running_ns":..,"boot":"..","raw_ns":..,"boottime_ns":..,"wall":"..","idle":false,
+//	{"format":2,"vault":"..","records":0,"running_ns":..,"boot":"..","raw_ns":..,"boottime_ns":..,"wall":"..","idle":false,
 //	 "expected_wall":"..","expected_at_ns":..,"carried":false,"noted_ns":0,"shift":null,"sha256":"<64 hex digits>"}\n
 //
 // docs/format/clock.md says what each member means. The encoding is canonical: a file that does not re-encode to its own
-// bytes is damaged, so that no flipped bit, however small its meaning, goes unseen. Format 1 has neither vault nor noted_ns.
+// bytes is damaged, so that no flipped bit, however small its meaning, goes unseen. Format 1 has no vault, records and noted_ns.
 type stateJSON struct {
 	Format       int            `json:"format"`
 	Vault        *string        `json:"vault,omitempty"`
+	Records      *uint64        `json:"records,omitempty"`
 	Running      time.Duration  `json:"running_ns"`
 	Boot         string         `json:"boot"`
 	Raw          time.Duration  `json:"raw_ns"`
@@ -60,7 +61,7 @@ func (s state) encodeAs(format int) ([]byte, error) {
 		ExpectedWall: s.ExpectedWall, ExpectedAt: s.ExpectedAt, Carried: s.Carried,
 	}
 	if format > 1 {
-		j.Vault, j.Noted = &s.Vault, &s.Noted
+		j.Vault, j.Records, j.Noted = &s.Vault, &s.Records, &s.Noted
 	}
 	if s.Shift != nil {
 		j.Shift = &shiftJSON{s.Shift.Wall, s.Shift.At, s.Shift.Running}
@@ -104,8 +105,8 @@ func decode(b []byte) (state, error) {
 		Running: j.Running, Boot: j.Boot, Raw: j.Raw, Boottime: j.Boottime, Wall: wholeSeconds(j.Wall), Idle: j.Idle,
 		ExpectedWall: wholeSeconds(j.ExpectedWall), ExpectedAt: j.ExpectedAt, Carried: j.Carried,
 	}
-	if j.Vault != nil && j.Noted != nil {
-		s.Vault, s.Noted = *j.Vault, *j.Noted
+	if j.Vault != nil && j.Records != nil && j.Noted != nil {
+		s.Vault, s.Records, s.Noted = *j.Vault, *j.Records, *j.Noted
 	}
 	if j.Shift != nil {
 		s.Shift = &shift{wholeSeconds(j.Shift.Wall), j.Shift.At, j.Shift.Running}

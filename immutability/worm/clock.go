@@ -26,7 +26,7 @@ func (st *state) applyClock(r ledger.Record) {
 
 // known is what the ledger says of time. s.mu is held, or nobody else knows of s yet.
 func (s *Store) known() clock.Known {
-	return clock.Known{Vault: s.state.vault, First: s.state.first, Newest: s.state.newest, Noted: s.state.noted}
+	return clock.Known{Vault: s.state.vault, First: s.state.first, Newest: s.state.newest, Records: s.state.records, Noted: s.state.noted}
 }
 
 // noteClock records what happened to the clocks, if anything did: at most a few records, of different kinds. What cannot be

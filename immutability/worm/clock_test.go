@@ -176,11 +176,11 @@ func TestAChangedClockStateEndsALock(t *testing.T) {
 			tamper(t, d, clock.Known{Vault: strings.Repeat("f", 32)}, src, 1000*day)
 		}, "state", "another vault's", 0},
 		"forged": {func(t *testing.T, d *crashdisk.Disk, src *clock.Manual, _ []byte) {
-			tamper(t, d, clock.Known{Vault: testVault}, src, 1000*day)
+			tamper(t, d, clock.Known{Vault: testVault, Records: 1 << 20}, src, 1000*day)
 		}, "state stopped", "it is believed after 7 days more", 10 * time.Minute},
 		"forged, and the wall clock set ahead": {func(t *testing.T, d *crashdisk.Disk, src *clock.Manual, _ []byte) {
 			src.Reboot(1000 * day)
-			tamper(t, d, clock.Known{Vault: testVault}, src, 1001*day)
+			tamper(t, d, clock.Known{Vault: testVault, Records: 1 << 20}, src, 1001*day)
 		}, "state", "forged", 7 * day},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -203,6 +203,32 @@ func TestAChangedClockStateEndsALock(t *testing.T) {
 				t.Error("check says nothing of it")
 			}
 		})
+	}
+}
+
+// TestACreditThatWasLostComesBack: the clock's state is lost, a snapshot is stamped without what had been counted, and the state
+// is put back. Found by random histories.
+func TestACreditThatWasLostComesBack(t *testing.T) {
+	d, src, s := newStore(t)
+	src.Advance(3 * time.Hour)
+	must(t, s.clock.Save())
+	good, err := durable.ReadFile(d, clockFile, 1<<12)
+	must(t, err)
+	must(t, durable.Remove(d, clockFile))
+	s = open(t, d, src)
+	snap := commit(t, s, "web1", "s1", ledger.Lock{ForSeconds: 7200})
+	must(t, s.Close())
+	must(t, durable.Replace(d, clockFile, good, 0o600))
+	src.StepWall(3 * time.Hour)
+	s = open(t, d, src)
+	if got, err := s.snapshot(snap.ID); err != nil || !got.Locked {
+		t.Errorf("%+v, %v", got, err)
+	}
+	if now, err := s.Now(); err != nil || now.Running != snap.Committed.Running {
+		t.Errorf("%v, %v: the lock began at %v", now, err, snap.Committed)
+	}
+	if told(s)[0].Event != clock.State {
+		t.Error("nothing is told of the lost state")
 	}
 }
 

@@ -21,6 +21,7 @@ type state struct {
 	policies []policyState   // all that were ever in force, oldest first
 	first    clock.Stamp     // of the first record
 	newest   clock.Stamp     // of any record
+	records  uint64          // that were applied, or stand before one that was
 	noted    clock.Noted     // what clock records say
 	// corrections counts clock records of a wall clock that moved.
 	corrections int
@@ -86,6 +87,7 @@ func newState() *state {
 
 // apply follows one record. It never fails: a record that makes no sense changes nothing.
 func (st *state) apply(r ledger.Record) {
+	st.records = max(st.records, r.Seq+1)
 	if st.newest.IsZero() || st.newest.Before(r.At) {
 		st.newest = r.At
 	}

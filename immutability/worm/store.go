@@ -257,6 +257,7 @@ func (s *Store) append(r ledger.Record) (ledger.Record, error) {
 	s.mu.Lock()
 	s.state.apply(r)
 	s.mu.Unlock()
+	s.clock.Follow(r.Seq + 1)
 	return r, nil
 }
 
