@@ -5,7 +5,7 @@
 # make index-growth    what a look-up, opening and memory of the index cost at 1, 10 and 50 million chunks; SCRATCH has 10 GB free
 # make year      a simulated year of hourly pulls: what grows, with and without evacuation
 # make bench      us beside rsync, rclone, sftp, restic and borg at full size: hours, 20 GB; make bench-small for a look at the tool
-# make histories    a million random lives of a vault under random schedules of its clocks: 20 minutes on two processors
+# make histories    a million random lives of a vault under random schedules of its clocks: 25 minutes on two processors
 # make crash-sweep, kill-sweep, flip-sweep, power-cuts, keeper-cuts, fuzz    the long forms of what `make test` samples
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c

@@ -336,7 +336,7 @@ func judge(seed uint64, guard bool, steps int) error {
 	if err != nil {
 		return fmt.Errorf("%w\n%s", err, strings.Join(h.log, "\n"))
 	}
-	if seed%8 != 0 {
+	if seed%16 != 0 {
 		return nil
 	}
 	other, err := live(seed, guard, true, steps)
@@ -349,7 +349,7 @@ func judge(seed uint64, guard bool, steps int) error {
 	return nil
 }
 
-const historySteps = 22
+const historySteps = 20
 
 // histories judges n seeds from first on, on all processors, and reports the first that breaks a promise with the shortest
 // history of that seed that does.
