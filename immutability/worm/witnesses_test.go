@@ -386,3 +386,46 @@ func TestWitnessesAreReadStrictly(t *testing.T) {
 		t.Errorf("nothing: %+v %v", w, err)
 	}
 }
+
+// TestNoFaultLosesWhatWitnessesSaid puts each fault at each operation of taking a cosigned checkpoint. What was acknowledged is
+// there after a cut; what was not is taken when it comes again; the vault is whole either way, and is not behind.
+func TestNoFaultLosesWhatWitnessesSaid(t *testing.T) {
+	base, src, s := newStore(t)
+	all, trust := outsiders(t, 2, 2)
+	commit(t, s, "web1", "s1", ledger.Lock{})
+	all[0].at, all[1].at = wallOf(t, src), wallOf(t, src)
+	signed := all[1].cosign(t, all[0].cosign(t, s.Ledger().Checkpoint()))
+	must(t, s.Close())
+	for _, fault := range crashdisk.Faults() {
+		for op := int64(1); ; op++ {
+			d := base.Clone()
+			s := open(t, d, src)
+			must(t, s.TrustWitnesses(trust))
+			d.FailAt(d.Ops()+op, fault)
+			told := s.Cosigned(ctx, signed)
+			if !d.Fired() {
+				must(t, told)
+				break
+			}
+			for _, loss := range []crashdisk.Loss{crashdisk.LoseUnsynced, crashdisk.KeepAll, crashdisk.Random} {
+				again := open(t, d.Restart(loss, op), src)
+				must(t, again.TrustWitnesses(trust))
+				if n := countKind(again, ledger.KindWitnessed); told == nil && n != 1 {
+					t.Errorf("%v at %d, %v: %d records of what was acknowledged", fault, op, loss, n)
+				}
+				if err := again.Cosigned(ctx, signed); err != nil {
+					t.Errorf("%v at %d, %v: again: %v", fault, op, loss, err)
+				}
+				if n := countKind(again, ledger.KindWitnessed); n != 1 || again.Ledger().Behind() != nil {
+					t.Errorf("%v at %d, %v: %d records, behind %v", fault, op, loss, n, again.Ledger().Behind())
+				}
+				if bad := again.Check(ctx, false); len(bad) > 0 {
+					t.Errorf("%v at %d, %v: %v", fault, op, loss, bad)
+				}
+			}
+			if op > 200 {
+				t.Fatal("it does not end")
+			}
+		}
+	}
+}
