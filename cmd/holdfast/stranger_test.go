@@ -115,6 +115,17 @@ func TestStrangersAgree(t *testing.T) {
 	}
 	rolled.run(cosign...).told(t, exitDamage, "its past was changed, or a copy of it goes on elsewhere")
 	s.must(cosign...)
+
+	// The daemon asks it by itself. Of the fork it has litewitness's word and no proof: an alarm, and nothing is stopped.
+	s.write("holdfast.yaml", fmt.Sprintf("vault: %s\nmetrics: {listen: '127.0.0.1:0'}\nwitnesses:\n  members:\n  - {name: lite, url: %q, key: %q}\n", s.vault, url, witnessKey))
+	d := s.serve()
+	d.shows(t, "holdfast_ledger_witnessed 1")
+	d.stop()
+	judge(0, "checkpoint", cosigned)
+	d = rolled.serve()
+	d.shows(t, `holdfast_witness_refutes{witness="lite"} 1`)
+	d.shows(t, "holdfast_ledger_behind 0")
+	d.stop()
 }
 
 // litewitness runs torchwood's witness with a key in an ssh-agent of its own, and makes it know the vault.
