@@ -121,6 +121,12 @@ func found(ctx context.Context, socket string, o worm.InitOptions) (verifier str
 	return verifier, nil
 }
 
+// ErrNotItsDaemon says that a keeper answers another user alone; ErrKeeperGone that it does not answer, or stopped to.
+var (
+	ErrNotItsDaemon = keeper.ErrNotItsDaemon
+	ErrKeeperGone   = keeper.ErrGone
+)
+
 // KeeperHas gives the ID of the vault that the keeper at a socket has, empty for none yet.
 func KeeperHas(ctx context.Context, socket string) (id string, err error) {
 	c, err := keeper.Dial(ctx, socket, "holdfast init")

@@ -160,18 +160,20 @@ func (v *Vault) openWork() error {
 	if within(v.o.Work, v.dir) {
 		return fmt.Errorf("the work directory %q lies inside the vault %q, where only the keeper writes: name another one (work: in the configuration)", v.o.Work, v.dir)
 	}
-	if err := os.MkdirAll(v.o.Work, 0o700); err != nil {
+	if err := os.MkdirAll(v.o.Work, 0o700); errors.Is(err, fs.ErrPermission) {
+		return fmt.Errorf("%w: work directory: %w: run this as the daemon's user, or name another directory (work: in the configuration)", ErrNotItsDaemon, err)
+	} else if err != nil {
 		return fmt.Errorf("work directory: %w; make it and give it to the daemon's user, or name another one (work: in the configuration)", err)
 	}
 	if info, err := os.Stat(v.o.Work); err == nil {
 		// Root could write there, and the daemon would stumble over what root made.
 		if st, ok := info.Sys().(*syscall.Stat_t); ok && int(st.Uid) != os.Geteuid() {
-			return fmt.Errorf("the work directory %q belongs to user %d: run this as that user (sudo -u), who alone is answered by the keeper", v.o.Work, st.Uid)
+			return fmt.Errorf("%w: the work directory %q belongs to user %d: run this as that user (sudo -u)", ErrNotItsDaemon, v.o.Work, st.Uid)
 		}
 	}
 	l, err := durable.LockFile(filepath.Join(v.o.Work, "lock"))
 	if errors.Is(err, fs.ErrPermission) {
-		return fmt.Errorf("work directory: %w; it belongs to the daemon's user: run this as that user", err)
+		return fmt.Errorf("%w: work directory: %w: run this as the daemon's user", ErrNotItsDaemon, err)
 	}
 	if err != nil {
 		return fmt.Errorf("work directory %q: %w", v.o.Work, err)

@@ -21,6 +21,7 @@ import (
 	"github.com/holdfast-vault/holdfast/immutability/durable"
 	"github.com/holdfast-vault/holdfast/immutability/level"
 	"github.com/holdfast-vault/holdfast/immutability/worm"
+	"github.com/holdfast-vault/holdfast/vault"
 	"github.com/holdfast-vault/holdfast/vault/door"
 	"github.com/holdfast-vault/holdfast/vault/keys"
 )
@@ -80,7 +81,15 @@ func (p *patient) openStore() (closed func()) {
 
 // process says who has the vault open.
 func (p *patient) process(ctx context.Context) {
-	p.holder, p.held = lockHolder(p.dir)
+	socket, _, err := p.a.keeper(p.dir)
+	if err == nil && socket != "" {
+		p.keeper(ctx, socket)
+	}
+	place, err := p.a.lockPlace(p.dir)
+	if err != nil {
+		place = p.dir // the configuration is told of already
+	}
+	p.holder, p.held = lockHolder(place)
 	switch {
 	case !p.held:
 		p.say("daemon", isNote, "", "no process writes to the vault; the schedule, metrics and door need: holdfast serve")
@@ -89,6 +98,21 @@ func (p *patient) process(ctx context.Context) {
 	default:
 		p.well("daemon", "process %d, socket %s", p.holder.PID, p.holder.Socket)
 		p.askDaemon(ctx)
+	}
+}
+
+// keeper says whether the vault's keeper answers, and whether it has this vault.
+func (p *patient) keeper(ctx context.Context, socket string) {
+	has, err := vault.KeeperHas(ctx, socket)
+	switch {
+	case errors.Is(err, vault.ErrNotItsDaemon):
+		p.say("keeper", isNote, "run this as the daemon's user", "it listens at %q, and tells nobody but its daemon's user more", socket)
+	case err != nil:
+		p.say("keeper", isBroken, "systemctl status holdfast-keeper; nothing can be pulled or removed without it, and everything can be read", "%v", err)
+	case has != p.id:
+		p.say("keeper", isBroken, "name the one's directory (vault:) or the other's socket (keeper:)", "the one at %q has vault %q, and not this one", socket, has)
+	default:
+		p.well("keeper", "it answers at %q", socket)
 	}
 }
 

@@ -70,7 +70,14 @@ func (a *app) runVerb(ctx context.Context, v *verb, args []string) error {
 		return err
 	}
 	code := v.command(h)(ctx, &view{v: h.v}, args, a.io())
-	if damaged != nil {
+	switch {
+	case damaged == nil:
+	case errors.Is(damaged, vault.ErrNotItsDaemon):
+		fmt.Fprintf(a.err, "holdfast: note: the vault was looked at as it can be read: %v\n", damaged)
+	case errors.Is(damaged, vault.ErrKeeperGone):
+		report(a.err, fmt.Errorf("the vault can only be read: %w", damaged))
+		code = worse(code, exitFailed)
+	default:
 		report(a.err, fmt.Errorf("the vault can only be read: %w", damaged))
 		code = exitDamage
 	}

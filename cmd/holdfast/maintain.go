@@ -103,7 +103,8 @@ func verbPrune() *verb {
 	return &verb{
 		use: "prune [--dry-run]", short: "Remove what may go, and say why the rest stays", access: writeAccess,
 		long: `Remove snapshots whose lock has run out, and then the packs that nothing relies on any more.
-The newest complete snapshot of a source never goes. What is locked is refused, until when and why.`,
+The newest complete snapshot of a source never goes. What is locked is refused, until when and why.
+With a keeper it takes two runs, a day apart: the first marks, the second removes what is marked.`,
 		flags: func(fs *pflag.FlagSet) {
 			jsonFlag(fs)
 			fs.Bool("dry-run", false, "only say what would go")
@@ -122,7 +123,7 @@ The newest complete snapshot of a source never goes. What is locked is refused, 
 			if err != nil {
 				return fmt.Errorf("prune: %w; see: holdfast check", err)
 			}
-			j := pruneJSON{DryRun: dry, Snapshots: []decisionJSON{}, Packs: len(rep.Packs), Bytes: uint64(rep.Bytes)}
+			j := pruneJSON{DryRun: dry, Snapshots: []decisionJSON{}, Packs: len(rep.Packs), Bytes: uint64(rep.Bytes), MarkedSnapshots: rep.MarkedSnapshots, MarkedPacks: rep.MarkedPacks}
 			for _, d := range rep.Decisions {
 				dj := decisionJSON{Snapshot: names[d.ID], ID: d.ID, Goes: d.Go, Why: d.Why}
 				if !d.Until.IsZero() {
@@ -149,6 +150,9 @@ type pruneJSON struct {
 	Snapshots []decisionJSON `json:"snapshots"`
 	Packs     int            `json:"packs"`
 	Bytes     uint64         `json:"bytes"`
+	// Newly marked by a keeper, which removes what was marked a day before.
+	MarkedSnapshots int `json:"marked_snapshots,omitempty"`
+	MarkedPacks     int `json:"marked_packs,omitempty"`
 }
 
 func reportPrune(c *call, j pruneJSON) error {
@@ -173,6 +177,9 @@ func reportPrune(c *call, j pruneJSON) error {
 		verb = "Would remove"
 	}
 	_, err := fmt.Fprintf(c.out, "%s %d of %d snapshots and %d packs, %s.\n", verb, gone, len(j.Snapshots), j.Packs, humanize.IBytes(j.Bytes))
+	if err == nil && j.MarkedSnapshots+j.MarkedPacks > 0 {
+		_, err = fmt.Fprintf(c.out, "Marked %d snapshots and %d packs: a prune that runs a day from now removes them, unless something keeps them by then.\n", j.MarkedSnapshots, j.MarkedPacks)
+	}
 	return err
 }
 

@@ -67,6 +67,9 @@ func found(err error) string {
 	if errors.Is(err, ErrAhead) {
 		return fmt.Sprintf("The clock's state was not believed (%v). Compare the ledger with a checkpoint saved elsewhere: holdfast ledger verify --against.", err)
 	}
+	if errors.Is(err, fs.ErrPermission) {
+		return "The clock's state is the keeper's alone; this look counts on from the ledger's newest record."
+	}
 	if errors.Is(err, fs.ErrNotExist) {
 		return "The clock's state was missing: counting went on from the ledger, and locks last longer by what was not recorded."
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net"
 	"os"
 	"sync"
@@ -19,6 +20,9 @@ import (
 // ErrGone is in the chain of the error of every request whose reply did not come because the connection ended. Whether the
 // request was done is not known; asked again on a new connection, each means the same.
 var ErrGone = errors.New("the connection to the keeper ended")
+
+// ErrNotItsDaemon says that a keeper ended a connection without a word.
+var ErrNotItsDaemon = errors.New("the keeper answers its daemon's user alone")
 
 // Client is the daemon's side of a connection. It is safe for concurrent use. Packs that it created grow as long as it is
 // open.
@@ -56,12 +60,15 @@ type answer struct {
 func Dial(ctx context.Context, socket, program string) (*Client, error) {
 	var d net.Dialer
 	conn, err := d.DialContext(ctx, "unix", socket)
+	if errors.Is(err, fs.ErrPermission) {
+		return nil, fmt.Errorf("%w: run this as that user: %v", ErrNotItsDaemon, err)
+	}
 	if err != nil {
-		return nil, fmt.Errorf("keeper: %w", err)
+		return nil, fmt.Errorf("the keeper does not answer at %q; is it running (systemctl status holdfast-keeper), and is this its daemon's user? %w: %v", socket, ErrGone, err)
 	}
 	c, err := greet(ctx, conn.(*net.UnixConn), program)
-	if err != nil && isEnd(err) {
-		err = fmt.Errorf("the keeper at %q ended the connection without a word: it answers its daemon's user alone (run this as that user), and four connections at most: %w", socket, err)
+	if errors.Is(err, ErrGone) && !errors.Is(err, ErrVersion) {
+		err = fmt.Errorf("%w, and four connections at most; run this as that user. At %q: %w", ErrNotItsDaemon, socket, err)
 	}
 	return c, err
 }
@@ -119,7 +126,12 @@ func (c *Client) replies() {
 	_ = c.c.Close() // else a keeper that talks nonsense would go on
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.gone = fmt.Errorf("keeper: %w: %w", ErrGone, err)
+	if errors.Is(err, ErrMalformed) || errors.Is(err, ErrVersion) {
+		c.gone = fmt.Errorf("keeper: %w: %w", ErrGone, err)
+	} else {
+		// The system's own error stays out of the chain: who pulls would take it for the source's.
+		c.gone = fmt.Errorf("keeper: %w: %v", ErrGone, err)
+	}
 	for id, w := range c.waiting {
 		w.reply <- answer{err: c.gone}
 		delete(c.waiting, id)

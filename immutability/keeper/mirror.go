@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"sync"
 
 	"github.com/RoaringBitmap/roaring/v2"
@@ -88,7 +87,7 @@ func OpenMirror(ctx context.Context, o MirrorOptions) (*Mirror, error) {
 	if o.Logf == nil {
 		o.Logf = func(string, ...any) {}
 	}
-	c, err := dialKeeper(ctx, o.Socket, o.Program)
+	c, err := Dial(ctx, o.Socket, o.Program)
 	if err != nil {
 		return nil, err
 	}
@@ -109,16 +108,6 @@ func OpenMirror(ctx context.Context, o MirrorOptions) (*Mirror, error) {
 	m.client = c
 	m.ctx, m.end = context.WithCancel(context.WithoutCancel(ctx))
 	return m, nil
-}
-
-// dialKeeper is Dial, with an error that says what to do.
-func dialKeeper(ctx context.Context, socket, program string) (*Client, error) {
-	c, err := Dial(ctx, socket, program)
-	var no *net.OpError
-	if errors.As(err, &no) && !isEnd(err) {
-		return nil, fmt.Errorf("the keeper does not answer at %q; is it running (systemctl status holdfast-keeper), and is this its daemon's user? %w: %w", socket, ErrGone, err)
-	}
-	return c, err
 }
 
 // take makes sure that a new connection leads to the keeper of these files, and has the marks of its replies followed.
@@ -163,7 +152,7 @@ func (m *Mirror) connection(ctx context.Context) (*Client, error) {
 	if err := m.ctx.Err(); err != nil {
 		return nil, fmt.Errorf("keeper: %w: it was closed", ErrGone)
 	}
-	c, err := dialKeeper(ctx, m.o.Socket, m.o.Program)
+	c, err := Dial(ctx, m.o.Socket, m.o.Program)
 	if err != nil {
 		return nil, err
 	}
