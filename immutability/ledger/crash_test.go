@@ -5,7 +5,9 @@ import (
 	"fmt"
 	"maps"
 	"os"
+	"path"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/holdfast-vault/holdfast/immutability/durable"
@@ -101,7 +103,7 @@ func (h *history) prove(d *crashdisk.Disk, tries int) error {
 		if err != nil {
 			return fmt.Errorf("round %d: %w", round, err)
 		}
-		if err := h.holds(l); err != nil {
+		if err := errors.Join(h.holds(l), h.tidy(d, l)); err != nil {
 			return fmt.Errorf("round %d: %w", round, err)
 		}
 		err = h.append(l, 100+round)
@@ -121,6 +123,23 @@ func (h *history) prove(d *crashdisk.Disk, tries int) error {
 		d = d.Restart(crashdisk.LoseUnsynced, 0)
 	}
 	return nil
+}
+
+// tidy demands of a guarded ledger that every flag is set and nothing is left that its flag keeps for ever.
+func (h *history) tidy(d *crashdisk.Disk, l *Ledger) error {
+	if !h.guard {
+		return nil
+	}
+	var errs []error
+	for _, bad := range l.Exposed() {
+		errs = append(errs, &bad)
+	}
+	for _, name := range d.Files() {
+		if path.Dir(name) == "ledger" && !strings.HasSuffix(name, segmentSuffix) || path.Dir(name) == temporaryDir {
+			errs = append(errs, fmt.Errorf("%s is left over", name))
+		}
+	}
+	return errors.Join(errs...)
 }
 
 func (h *history) holds(l *Ledger) error {

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"io/fs"
 	"os"
+	"path"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -440,7 +441,14 @@ func TestCutWhileBecomingGuarded(t *testing.T) {
 			}
 			for seed := range int64(4) {
 				loss := []crashdisk.Loss{crashdisk.LoseUnsynced, crashdisk.KeepAll, crashdisk.Random, crashdisk.Random}[seed]
-				if err := m.clone().prove(d.Restart(loss, seed), src, 1); err != nil {
+				if found := d.Restart(loss, 100*k+10*int64(fault)+seed); flagged(t, found, ledgerDir) {
+					for _, name := range found.Files() {
+						if path.Dir(name) == ledgerDir && path.Ext(name) != ".jsonl" {
+							t.Errorf("%v at %d, %v: %s stays for ever in a directory that only grows", fault, k, loss, name)
+						}
+					}
+				}
+				if err := m.clone().prove(d.Restart(loss, 100*k+10*int64(fault)+seed), src, 1); err != nil {
 					t.Errorf("%v at %d, %v: %v\n%q", fault, k, loss, err, d.Log())
 				}
 				// Without its guard again, from a copy that has no flags.
@@ -452,6 +460,13 @@ func TestCutWhileBecomingGuarded(t *testing.T) {
 			}
 		}
 	}
+}
+
+func flagged(t *testing.T, d *crashdisk.Disk, name string) bool {
+	t.Helper()
+	f, err := d.Flags(name)
+	must(t, err)
+	return f != 0
 }
 
 // unflagged is the disk as a copy has it.
