@@ -32,12 +32,6 @@ func (s *Store) recover() error {
 		return err
 	}
 	s.sweepTemporary()
-	if s.guard != nil {
-		// What becomes immutable below must not get a second name back.
-		if err := s.disk.SyncDir(incomingDir); err != nil {
-			return err
-		}
-	}
 	s.sweep()
 	if err := s.record(packsDir); err != nil {
 		return err
