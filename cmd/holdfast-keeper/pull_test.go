@@ -29,9 +29,9 @@ type site struct {
 }
 
 // newSite writes the configuration as docs/OPERATIONS.md says. Nothing runs yet, and there is no vault.
-func newSite(t *testing.T) *site {
+func newSite(t *testing.T, fs string) *site {
 	t.Helper()
-	s := &site{machine: newMachine(t), source: filepath.Join(t.TempDir(), "src")}
+	s := &site{machine: newMachineOn(t, fs), source: filepath.Join(t.TempDir(), "src")}
 	srv := sshdtest.Start(t, sshdtest.Options{})
 	writeSource(t, s.source)
 	own := filepath.Join(s.run, "daemon")
@@ -185,7 +185,20 @@ func (s *site) attack(uid int, dir string) string {
 // The two processes as they are installed: a daemon without any capability, a keeper with one, each its own user. Together
 // they pull and give back; nothing that the daemon's user tries on what is sealed works; either may end at any time.
 func TestDaemonAndKeeperUnderTheirOwnUsers(t *testing.T) {
-	s := newSite(t)
+	for _, fs := range fileSystems() {
+		t.Run(fs, func(t *testing.T) { liveTogether(t, newSite(t, fs)) })
+	}
+}
+
+// fileSystems are those that a vault may lie on; the second one only where everything is tried (make keeper-users).
+func fileSystems() []string {
+	if os.Getenv("HOLDFAST_SWEEP") == "full" {
+		return []string{"ext4", "xfs"}
+	}
+	return []string{"ext4"}
+}
+
+func liveTogether(t *testing.T, s *site) {
 	keeper := s.keeper()
 	recovery := filepath.Join(s.run, "daemon", "recovery.key")
 	s.must("init", "--recovery-out", recovery)
@@ -264,14 +277,16 @@ func TestDaemonAndKeeperUnderTheirOwnUsers(t *testing.T) {
 	s.whole("last")
 }
 
-// moments are what the kernel reports of the vault when the keeper dies.
-var moments = []struct {
+// moment is what the kernel reports of the vault when the keeper dies.
+type moment struct {
 	name, dir string
 	mask      uint32
 	suffix    string
 	nth       int
 	politely  bool // by SIGTERM
-}{
+}
+
+var moments = []moment{
 	{"reading", "incoming", unix.IN_MODIFY, ".pack", 3, false},
 	{"sealing", "packs", unix.IN_CREATE, ".pack", 1, false},
 	{"committing", "manifests", unix.IN_CREATE, "", 1, false},
@@ -281,48 +296,51 @@ var moments = []struct {
 // A keeper that is killed, or ends, in the middle of a pull loses nothing that was acknowledged: the pull fails with a plain error, and
 // the next one goes on.
 func TestKilledKeeperCostsAPullAndNothingElse(t *testing.T) {
-	for _, m := range moments {
-		t.Run(m.name, func(t *testing.T) {
-			s := newSite(t)
-			keeper := s.keeper()
-			s.must("init", "--recovery-out", filepath.Join(s.run, "daemon", "recovery.key"))
-			s.daemon()
-			watch := s.watch(m.dir, m.mask, m.suffix, m.nth)
-			type result struct {
-				code int
-				out  string
-			}
-			pulled := make(chan result, 1)
-			go func() {
-				code, out := s.holdfast("pull", "web1")
-				pulled <- result{code, out}
-			}()
-			select {
-			case <-watch:
-			case r := <-pulled:
-				t.Fatalf("the pull ended before the moment came: exit code %d\n%s", r.code, r.out)
-			}
-			if m.politely {
-				if code := keeper.stop(); code != exitDone {
-					t.Errorf("the keeper ends with %d", code)
-				}
-			} else {
-				keeper.kill()
-			}
-			if r := <-pulled; r.code != exitFailed {
-				t.Fatalf("the pull of a killed keeper: exit code %d\n%s", r.code, r.out)
-			}
-			s.keeper()
-			s.must("pull", "web1")
-			// Killed behind the record that commits, the snapshot is there although nobody was told.
-			if n := s.snapshots(); n != 1 && !(n == 2 && m.name == "committing") {
-				t.Errorf("%d snapshots", n)
-			}
-			s.whole(m.name)
-			if done := s.attack(daemonUID, s.vault); done != "" {
-				t.Errorf("as the daemon's user:\n%s", done)
-			}
-		})
+	for _, fs := range fileSystems() {
+		for _, m := range moments {
+			t.Run(fs+" "+m.name, func(t *testing.T) { dieAt(t, newSite(t, fs), m) })
+		}
+	}
+}
+
+func dieAt(t *testing.T, s *site, m moment) {
+	keeper := s.keeper()
+	s.must("init", "--recovery-out", filepath.Join(s.run, "daemon", "recovery.key"))
+	s.daemon()
+	watch := s.watch(m.dir, m.mask, m.suffix, m.nth)
+	type result struct {
+		code int
+		out  string
+	}
+	pulled := make(chan result, 1)
+	go func() {
+		code, out := s.holdfast("pull", "web1")
+		pulled <- result{code, out}
+	}()
+	select {
+	case <-watch:
+	case r := <-pulled:
+		t.Fatalf("the pull ended before the moment came: exit code %d\n%s", r.code, r.out)
+	}
+	if m.politely {
+		if code := keeper.stop(); code != exitDone {
+			t.Errorf("the keeper ends with %d", code)
+		}
+	} else {
+		keeper.kill()
+	}
+	if r := <-pulled; r.code != exitFailed {
+		t.Fatalf("the pull of a killed keeper: exit code %d\n%s", r.code, r.out)
+	}
+	s.keeper()
+	s.must("pull", "web1")
+	// Killed behind the record that commits, the snapshot is there although nobody was told.
+	if n := s.snapshots(); n != 1 && !(n == 2 && m.name == "committing") {
+		t.Errorf("%d snapshots", n)
+	}
+	s.whole(m.name)
+	if done := s.attack(daemonUID, s.vault); done != "" {
+		t.Errorf("as the daemon's user:\n%s", done)
 	}
 }
 

@@ -43,18 +43,18 @@ var (
 	}
 )
 
-// machine is a place for both programs: their executables, an ext4 of its own, directories as the units make them.
+// machine is a place for both programs: their executables, a file system of its own, directories as the units make them.
 type machine struct {
 	t   testing.TB
 	bin string
-	dir string // of the ext4, root's
+	dir string // where its file system is mounted, root's
 	run string // for sockets, short
 
 	vault, work, socket string
 }
 
 // needRoot skips, or fails where nothing may be left out.
-func needRoot(t testing.TB) {
+func needRoot(t testing.TB, tools ...string) {
 	t.Helper()
 	var missing []string
 	if os.Geteuid() != 0 {
