@@ -225,6 +225,9 @@ func mustCheck(t testing.TB, v *Vault) *CheckReport {
 	if rep.TouchedCount > 0 {
 		t.Errorf("%d files touched", rep.TouchedCount)
 	}
+	if v.Dir() != "" {
+		secondOpinion(t, v.Dir())
+	}
 	if t.Failed() {
 		t.FailNow()
 	}

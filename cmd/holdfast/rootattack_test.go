@@ -3,7 +3,9 @@ package main
 import (
 	"crypto/sha256"
 	"encoding/base64"
+	"encoding/binary"
 	"fmt"
+	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -11,6 +13,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"golang.org/x/mod/sumdb/note"
 
@@ -102,6 +105,13 @@ var rootAttacks = []rootAttack{
 	{"a compliance lock made governance", func(c *crypt) {
 		c.forge(c.change(c.lines(), `"kind":"extend"`, `"mode":"compliance"`, `"mode":"governance"`))
 	}, []string{byVerify, byWitness, byFsck, byAgainst}, []string{"it would weaken the compliance lock of web2@"}},
+	{"a hold left out", func(c *crypt) { c.forge(drop(c.lines(), `"kind":"hold"`)) }, everybody, []string{"are not those that it covers"}},
+	{"a hold moved to another snapshot", func(c *crypt) {
+		l := c.lines()
+		n := find(c.t, l, `"kind":"hold"`)
+		l[n] = regexp.MustCompile(`"snapshot":"\w+"`).ReplaceAllString(l[n], fmt.Sprintf(`"snapshot":%q`, c.kept[0]))
+		c.forge(l)
+	}, everybody, []string{"are not those that it covers"}},
 	{"the extends left out", func(c *crypt) { c.forge(drop(c.lines(), `"kind":"extend"`)) }, everybody, []string{"are not those that it covers"}},
 	{"a commit backdated", func(c *crypt) {
 		l := c.lines()
@@ -207,6 +217,40 @@ var rootAttacks = []rootAttack{
 	{"an extend that shortens, signed", func(c *crypt) {
 		c.extend(c.stamped("extend", fmt.Sprintf(`{"snapshot":%q,"lock":{"mode":"governance","for_s":5},"by":"root"}`, c.newest())))
 	}, []string{byFsck, byAgainst}, []string{"it would shorten the lock of web1@"}},
+
+	{"a held snapshot removed, after its lock, by a forged intent", func(c *crypt) {
+		l := c.lines()
+		id := regexp.MustCompile(`"hold":\{"snapshot":"(\w+)"`).FindStringSubmatch(l[find(c.t, l, `"kind":"hold"`)])[1]
+		c.extend(regexp.MustCompile(`"wall":"20\d\d(.*)"running_s":\d+`).ReplaceAllString(c.stamped("intent", fmt.Sprintf(`{"files":[{"file":"manifests/%s.manifest","sha256":%q}],"snapshots":[%q],"reason":"prune: locks have run"}`, id, id, id)), `"wall":"2099$1"running_s":4000000000`))
+		c.must(os.Remove(c.manifest(id)))
+	}, []string{byFsck, byAgainst}, []string{"which 1 holds keep for ever"}},
+	{"a looser policy put in force", func(c *crypt) {
+		c.extend(c.stamped("policy", `{"mode":"governance","default_s":1,"min_s":0,"max_s":2,"by":"root"}`))
+	}, []string{byFsck, byAgainst}, []string{"looser than any of the last 72 hours"}},
+	{"a lock ended by the word of the thief's own witness", func(c *crypt) {
+		id := c.kept[0]
+		skey, vkey, err := witness.NewKey(rand.NewChaCha8([32]byte{9}), "thief.example")
+		c.must(err)
+		say := func(at time.Time) string {
+			signer, err := witness.NewSigner(skey, func() time.Time { return at })
+			c.must(err)
+			b, err := os.ReadFile(c.checkpointFile("checkpoint"))
+			c.must(err)
+			text := strings.SplitAfterN(string(b), "\n", 4)
+			head := strings.Join(text[:3], "")
+			sig, err := signer.Sign([]byte(head))
+			c.must(err)
+			k, err := witness.NewVerifier(vkey)
+			c.must(err)
+			b64 := base64.StdEncoding.EncodeToString(append(binary.BigEndian.AppendUint32(nil, k.KeyHash()), sig...))
+			return c.stamped("witnessed", fmt.Sprintf(`{"origin":%q,"size":%s,"root":%q,"quorum":1,"cosignatures":[{"witness":%q,"at":%q,"signature":%q}]}`,
+				strings.TrimSpace(text[0]), strings.TrimSpace(text[1]), strings.TrimSpace(text[2]), vkey, at.UTC().Format("2006-01-02T15:04:05Z"), b64))
+		}
+		now := time.Now().Truncate(time.Second)
+		intent := c.stamped("intent", fmt.Sprintf(`{"files":[{"file":"manifests/%s.manifest","sha256":%q}],"snapshots":[%q],"reason":"prune: locks have run"}`, id, id, id))
+		c.extend(say(now), say(now.Add(400*24*time.Hour)), regexp.MustCompile(`"wall":"20\d\d`).ReplaceAllString(intent, `"wall":"2099`))
+		c.must(os.Remove(c.manifest(id)))
+	}, []string{byAgainst}, []string{"had not run by both clocks"}},
 
 	// Checkpoints and cosignatures.
 	{"the checkpoint removed", func(c *crypt) { c.must(os.Remove(c.checkpointFile("checkpoint"))) }, []string{byVerify, byFsck, byAgainst}, []string{"it is missing"}},

@@ -123,6 +123,8 @@ func makeCrypt(t testing.TB) *crypt {
 	c.with(c.dir, at, ids[0], func(v *vault.Vault) {
 		c.pull(v, "web1", 6)
 		last := c.pull(v, "web2", 7)
+		_, err := v.Store().Hold(t.Context(), last, "case 17", "ann")
+		c.must(err)
 		for _, days := range []int64{60, 90} {
 			at.Advance(time.Hour)
 			_, err := v.Store().Extend(t.Context(), last, ledger.Lock{Mode: ledger.Compliance, ForSeconds: days * 24 * 3600}, "ann")
@@ -139,7 +141,7 @@ func makeCrypt(t testing.TB) *crypt {
 	c.must(c.cosign(c.dir))
 	copyTree(t, c.older, c.fork)
 	c.with(c.fork, at, ids[0], func(v *vault.Vault) {
-		for seed := range uint64(4) {
+		for seed := range uint64(6) {
 			at.Advance(time.Minute)
 			c.pull(v, "web1", 20+seed)
 		}

@@ -154,7 +154,7 @@ func (l *look) holds(n noteFile, cure, covers, signs string) bool {
 	case c.broken:
 		// what broke the count has been told
 	default:
-		l.r.damage(KindRefuted, ledgerDir, "%s %d records, by %s, and only %d are there: records %s missing%s", covers, n.note.Size, n.name, c.tree.n, span(c.tree.n, n.note.Size), c.tail)
+		l.r.damage(KindRefuted, ledgerDir, "%s %d records, by %s, and only %d are there: %s missing%s", covers, n.note.Size, n.name, c.tree.n, span(c.tree.n, n.note.Size), c.tail)
 	}
 	return false
 }
@@ -197,7 +197,7 @@ func (l *look) against(s Saved) Verdict {
 		v.Detail = fmt.Sprintf("the ledger has %d records, and the first %d of them are not those that it covers: records were changed, exchanged or left out, and signed anew", c.tree.n, s.size)
 	default:
 		v.Verdict = "shorter"
-		v.Detail = fmt.Sprintf("it covers %d records and only the first %d can be counted: records %s missing or damaged. The end of the ledger was cut off, or an older copy of it was put back", s.size, c.tree.n, span(c.tree.n, s.size))
+		v.Detail = fmt.Sprintf("it covers %d records and only the first %d can be counted: %s missing or damaged. The end of the ledger was cut off, or an older copy of it was put back", s.size, c.tree.n, span(c.tree.n, s.size))
 	}
 	return v
 }

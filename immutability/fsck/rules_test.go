@@ -10,6 +10,10 @@ import (
 	"testing"
 	"testing/fstest"
 	"time"
+
+	"github.com/RoaringBitmap/roaring/v2"
+
+	"github.com/holdfast-vault/holdfast/immutability/reliance"
 )
 
 // lies are vaults that the writer never makes: hashes, numbers, roots and signatures all fit.
@@ -152,6 +156,23 @@ var lies = []struct {
 	{"an origin with somebody else's proof", func(k *maker) {
 		k.origin(9, k.root(1), newKey(k.key.name, 1, 3))
 	}, KindLedger, "does not hold"},
+	{"a manifest that names every number there is", func(k *maker) {
+		p := k.seal("s")
+		id, h := k.manifest("web1", "s", p)
+		delete(k.m.MapFS, manifestFile(id))
+		all := roaring.New()
+		all.AddRange(0, 1<<32)
+		if err := h.SetPacks(all); err != nil {
+			k.t.Fatal(err)
+		}
+		b, err := h.Encode()
+		if err != nil {
+			k.t.Fatal(err)
+		}
+		file := reliance.Frame(b, []byte("sealed"), k.keyring)
+		k.m.put(manifestFile(reliance.ID(file)), file)
+		k.commitOf(reliance.ID(file), h, lockOf("governance", 1000))
+	}, KindRecord, "relies on 4294967295 packs that no record seals"},
 	{"a second beginning", func(k *maker) { k.lines = append(k.lines, k.lines[0]) }, KindLedger, "it has number 0"},
 	{"a clock put forward", func(k *maker) { k.pass(100).seal("s"); k.clock(100 + 30*24*3600) }, KindClock, "so that locks would end early"},
 	{"another vault's clock", func(k *maker) { k.m.put("keeper/clock", clockFileOf(strings.Repeat("f", 32), 0, k.at.Wall)) }, KindClock, "it is the clock of vault"},

@@ -205,7 +205,7 @@ func (c *counter) line(r *record, before int) {
 func (c *counter) pin(r *record, p *segmentBody, before int) {
 	switch {
 	case p.size > c.tree.n:
-		c.spoil(r.where(), "it counts %d records before it, and only %d are there: records %s missing", p.size, c.tree.n, span(c.tree.n, p.size))
+		c.spoil(r.where(), "it counts %d records before it, and only %d are there: %s missing", p.size, c.tree.n, span(c.tree.n, p.size))
 		return
 	case p.size+1 < c.tree.n || p.size < c.tree.n && before == 0:
 		c.spoil(r.where(), "it counts %d records before it, and %d are there", p.size, c.tree.n)
@@ -237,7 +237,7 @@ func (c *counter) flush() {
 // span names the records from a number up to, not including, another.
 func span(from, to uint64) string {
 	if from+1 == to {
-		return fmt.Sprintf("%d is", from)
+		return fmt.Sprintf("record %d is", from)
 	}
-	return fmt.Sprintf("%d to %d are", from, to-1)
+	return fmt.Sprintf("records %d to %d are", from, to-1)
 }
