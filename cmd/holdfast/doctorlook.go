@@ -7,7 +7,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"strings"
 	"syscall"
@@ -272,9 +271,6 @@ func (p *patient) clock() {
 		}
 		p.say("clock", how, do, "%s", line)
 		how = isNote
-	}
-	if r.Found != nil && !errors.Is(r.Found, fs.ErrNotExist) && !errors.Is(r.Found, fs.ErrPermission) {
-		p.say("clock", isNote, "", "its state: %v; counting went on from the ledger", r.Found)
 	}
 }
 
