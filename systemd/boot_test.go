@@ -77,6 +77,8 @@ func TestUnitsRunUnderARealSystemd(t *testing.T) {
 	for harm, want := range map[string]string{
 		"the daemon does not start in its sandbox": `alone start: 0$`,
 		"the local command line does not reach it": `alone snapshots: 0$`,
+		"it cannot pull in its sandbox":            `alone pull: 0$`,
+		"it cannot give back in its sandbox":       `alone restore: 0$`,
 		"check fails beside it":                    `alone check: 0$`,
 		"Prometheus would see nothing":             `alone holdfast_ledger_size \d+\b`,
 		"it does not stop, or not cleanly":         `alone stop: 0 success$`,
@@ -84,6 +86,8 @@ func TestUnitsRunUnderARealSystemd(t *testing.T) {
 		"a vault does not move under a keeper":              `move: 0$`,
 		"the keeper's status is not told":                   `keeper status: Keeping vault [0-9a-f]{32}: \d+ records, protection: immutable flag$`,
 		"an operator does not reach the keeper":             `keeper asked: 0$`,
+		"nothing can be pulled into the moved vault":        `pull: 0$`,
+		"nothing comes back from the moved vault":           `restore: 0$`,
 		"the moved vault cannot be listed":                  `snapshots: 0$`,
 		"the moved vault cannot be checked":                 `check: 0$`,
 		"Prometheus sees nothing of the moved vault":        `holdfast_ledger_size \d+\b`,
@@ -93,11 +97,13 @@ func TestUnitsRunUnderARealSystemd(t *testing.T) {
 		"the daemon beside a keeper does not stop cleanly":  `daemon stop: 0 success$`,
 		"the keeper does not stop cleanly":                  `keeper stop: 0 success$`,
 
-		"no vault is made with a keeper":     `make: 0$`,
-		"the new vault is not protected":     `new-keeper status: Keeping vault [0-9a-f]{32}: \d+ records, protection: immutable flag$`,
-		"the new vault cannot be listed":     `new-snapshots: 0$`,
-		"the new vault cannot be checked":    `new-check: 0$`,
-		"the recovery identity is not there": `recovery: 600 \d\d+$`,
+		"no vault is made with a keeper":           `make: 0$`,
+		"the new vault is not protected":           `new-keeper status: Keeping vault [0-9a-f]{32}: \d+ records, protection: immutable flag$`,
+		"nothing can be pulled into the new vault": `new-pull: 0$`,
+		"nothing comes back from the new vault":    `new-restore: 0$`,
+		"the new vault cannot be listed":           `new-snapshots: 0$`,
+		"the new vault cannot be checked":          `new-check: 0$`,
+		"the recovery identity is not there":       `recovery: 600 \d\d+$`,
 	} {
 		if !regexp.MustCompile(`(?m)^` + want).MatchString(report) {
 			t.Errorf("%s: no %s", harm, want)

@@ -74,7 +74,21 @@ install) # what an operator does
 		vault: /var/lib/holdfast/vault
 		metrics: {listen: "127.0.0.1:9402"}
 		door: {listen: "127.0.0.1:2222"}
+		sources:
+		  - {name: web1, url: "sftp://root@127.0.0.1:2200/scratch/source", identity: keys/web1, known_hosts: known_hosts}
 	YAML
+	# A source of our own, for an sshd of our own.
+	mkdir -p "$scratch/source" "$scratch/ssh"
+	head -c 20000000 /dev/urandom > "$scratch/source/noise"
+	cp -r "$scratch/systemd" "$scratch/source/"
+	ssh-keygen -q -t ed25519 -N '' -f "$scratch/ssh/host"
+	ssh-keygen -q -t ed25519 -N '' -f /etc/holdfast/keys/web1
+	cp /etc/holdfast/keys/web1.pub "$scratch/ssh/authorized_keys"
+	echo "[127.0.0.1]:2200 $(cut -d' ' -f1,2 "$scratch/ssh/host.pub")" > /etc/holdfast/known_hosts
+	chgrp holdfast /etc/holdfast/keys/web1 /etc/holdfast/known_hosts
+	chmod 0640 /etc/holdfast/keys/web1 /etc/holdfast/known_hosts
+	printf '%s\n' 'ListenAddress 127.0.0.1:2200' "HostKey $scratch/ssh/host" "AuthorizedKeysFile $scratch/ssh/authorized_keys" 'PermitRootLogin yes' \
+		'StrictModes no' 'UsePAM no' 'PidFile none' 'Subsystem sftp internal-sftp' > "$scratch/ssh/config"
 	chgrp holdfast /etc/holdfast/holdfast.yaml
 	chmod 0640 /etc/holdfast/holdfast.yaml
 	# No part of this machine's own boot: only our units, their output into a file, and the witness.
@@ -94,6 +108,8 @@ witness) # beside them: what an operator does and sees
 	exec > "$scratch/report" 2>&1
 	set +e
 	trap 'echo end' EXIT # also where this script is wrong
+	mkdir -p /run/sshd
+	/usr/sbin/sshd -f "$scratch/ssh/config"
 	look() { # WHAT UNIT: how it runs
 		pid=$(systemctl show -P MainPID "$2")
 		echo "$1 user: $(stat -c %U:%G "/proc/$pid/task/$pid/comm" 2>/dev/null || true) $(ps -o user:20=,group:20= -p "$pid" | tr -s ' ')"
@@ -105,6 +121,13 @@ witness) # beside them: what an operator does and sees
 		echo "$1 shell: $(ls "/proc/$pid/root/bin/sh" 2>&1)"
 		echo "$1 interfaces: $(sed -n 's/^ *\([a-z0-9]*\):.*/\1/p' "/proc/$pid/net/dev" | tr '\n' ' ')"
 	}
+	pull() { # WHAT: pull and give back
+		holdfast pull web1
+		echo "$1pull: $?"
+		rm -rf /tmp/back
+		holdfast restore web1@latest --to /tmp/back && diff -r /tmp/back "$scratch/source"
+		echo "$1restore: $?"
+	}
 	metric() { exec 3<>/dev/tcp/127.0.0.1/9402 && printf 'GET /metrics HTTP/1.0\r\n\r\n' >&3 && grep -a '^holdfast_ledger_size' <&3; }
 
 	together() { # PREFIX: both run
@@ -113,7 +136,8 @@ witness) # beside them: what an operator does and sees
 		echo "${1-}keeper status: $(systemctl show -P StatusText holdfast-keeper)"
 		runuser -u holdfast-keeper -- holdfast-keeper status
 		echo "${1-}keeper asked: $?"
-		holdfast snapshots --json
+		pull "${1-}"
+		holdfast snapshots
 		echo "${1-}snapshots: $?"
 		holdfast check
 		echo "${1-}check: $?"
@@ -125,7 +149,8 @@ witness) # beside them: what an operator does and sees
 	systemctl start holdfast # returns once the daemon says that it is ready
 	echo "alone start: $?"
 	look alone holdfast
-	holdfast snapshots --json
+	pull "alone "
+	holdfast snapshots
 	echo "alone snapshots: $?"
 	holdfast check
 	echo "alone check: $?"
