@@ -56,13 +56,16 @@ func (s *Store) noteClock(quiet bool) error {
 // time passed in which nothing else was recorded. A daemon calls it about once an hour; every change of the vault does the
 // same. On return without an error what is told is on the medium.
 func (s *Store) Tick() error {
-	if err := s.writable(); err != nil {
-		return err
+	if s.readOnly {
+		return ErrReadOnly
 	}
 	s.write.Lock()
 	defer s.write.Unlock()
 	if _, err := s.clock.Now(); err != nil {
 		return err
+	}
+	if s.ledger.Behind() != nil {
+		return nil // which everything else tells: running time is counted, and nothing is recorded
 	}
 	s.flush()
 	return s.noteClock(true)

@@ -26,8 +26,8 @@ type Probe struct {
 
 // CreateProbe begins a probe. What an earlier process left of its own is removed first.
 func (s *Store) CreateProbe() (*Probe, error) {
-	if err := s.writable(); err != nil {
-		return nil, err
+	if s.readOnly {
+		return nil, ErrReadOnly // a ledger that is behind is nothing to it: there is no record
 	}
 	s.mu.Lock()
 	s.probes++
