@@ -68,7 +68,7 @@ func (s *site) until(what string, ok func() bool) {
 // witness and brings the keeper the proof: neither of them, and no daemon that is taken over, gets anything written from then
 // on, until the keeper's own user begins another origin.
 func TestMachineThatIsRolledBackIsHeldByItsKeeper(t *testing.T) {
-	s := newSite(t)
+	s := newSite(t, "ext4")
 	keeper := s.keeper()
 	s.must("init", "--recovery-out", filepath.Join(s.run, "daemon", "recovery.key"))
 	s.must("pull", "web1")
