@@ -58,6 +58,8 @@ type Config struct {
 	Work      string // directory of the daemon's own files where a keeper writes to the vault; "" when not given
 	UnlockKey string // file of the unlock identity; "" when not given
 	Lock      Lock
+	// LockSaid is of Lock what the file says, zero for the rest: what is not said is not proposed for the vault's policy.
+	LockSaid Lock
 	// AcceptWeaker says in writing that locks of mode compliance may stand where sealed files can be removed after all.
 	AcceptWeaker bool
 	Bandwidth    Timetable // of all sources together
@@ -74,6 +76,8 @@ type Lock struct {
 	For  time.Duration // whole seconds
 	Min  time.Duration // 0: no minimum
 	Max  time.Duration // at most MaxLockFor
+	// Budget is how many bytes each source may store newly within 24 hours; 0: no number.
+	Budget int64
 }
 
 // Metrics says where Prometheus scrapes; no Listen, no listener.
@@ -134,6 +138,10 @@ type Source struct {
 type SourceLock struct {
 	Mode string        // "" the policy's
 	For  time.Duration // 0 the policy's
+	Min  time.Duration // 0 the policy's; never below it
+	Max  time.Duration // 0 the policy's; at most MaxLockFor
+	// Budget is how many bytes the source may store newly within 24 hours; 0 the policy's.
+	Budget int64
 }
 
 // Limits bound what a source may cost. Zero means the default.

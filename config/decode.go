@@ -37,6 +37,8 @@ type rawLock struct {
 	For  value `yaml:"for"`
 	Min  value `yaml:"min"`
 	Max  value `yaml:"max"`
+
+	Budget value `yaml:"budget"`
 }
 
 type rawMetrics struct {
@@ -73,6 +75,10 @@ type rawSource struct {
 type rawSourceLock struct {
 	Mode value `yaml:"mode"`
 	For  value `yaml:"for"`
+	Min  value `yaml:"min"`
+	Max  value `yaml:"max"`
+
+	Budget value `yaml:"budget"`
 }
 
 type rawLimits struct {

@@ -149,6 +149,8 @@ func (r *reader) policy(p *page, raw rawLock) {
 	l.For = r.seconds(p, raw.For, l.For)
 	l.Min = r.seconds(p, raw.Min, l.Min)
 	l.Max = r.seconds(p, raw.Max, l.Max)
+	l.Budget = r.size(p, raw.Budget)
+	r.config.LockSaid = said(raw, *l)
 	// The default follows bounds that were written without it.
 	if !raw.For.set {
 		l.For = min(max(l.For, l.Min), l.Max)
@@ -219,7 +221,8 @@ func (r *reader) source(s placedSource) {
 	out := Source{
 		Name: raw.Name.text, Identity: r.path(p, raw.Identity), KnownHosts: r.path(p, raw.KnownHosts),
 		URL: raw.URL.text, HostKey: raw.HostKey.text, Every: r.duration(p, raw.Every, 0), file: p.file,
-		Lock:   SourceLock{Mode: r.choice(p, raw.Lock.Mode, modes, ""), For: r.seconds(p, raw.Lock.For, 0)},
+		Lock: SourceLock{Mode: r.choice(p, raw.Lock.Mode, modes, ""), For: r.seconds(p, raw.Lock.For, 0),
+			Min: r.seconds(p, raw.Lock.Min, 0), Max: r.seconds(p, raw.Lock.Max, 0), Budget: r.size(p, raw.Lock.Budget)},
 		Limits: r.limits(p, raw.Limits),
 	}
 	r.required(p, raw)
@@ -242,8 +245,8 @@ func (r *reader) source(s placedSource) {
 	for _, e := range raw.Exclude {
 		out.Exclude = append(out.Exclude, e.text)
 	}
-	if raw.Lock.For.set && len(r.errs) == before {
-		r.sourceLock(p, raw, out.Lock.For)
+	if len(r.errs) == before {
+		r.sourceLock(p, raw.Lock, out.Lock)
 	}
 	if len(r.errs) == before {
 		r.config.Sources = append(r.config.Sources, out)
@@ -291,16 +294,6 @@ func (r *reader) required(p *page, raw rawSource) {
 		r.bad(p, raw.at, "%s has neither host_key nor known_hosts: without one of them anybody could answer in its place", raw.who())
 	case raw.HostKey.set && raw.KnownHosts.set:
 		r.bad(p, raw.KnownHosts.at, "%s has both host_key and known_hosts: keep one", raw.who())
-	}
-}
-
-func (r *reader) sourceLock(p *page, raw rawSource, d time.Duration) {
-	policy := r.config.Lock
-	switch {
-	case d == 0:
-		r.bad(p, raw.Lock.For.at, "lock.for is 0: a snapshot is never without a lock")
-	case d < policy.Min || d > policy.Max:
-		r.bad(p, raw.Lock.For.at, "lock.for (%s) must be between the policy's min (%s) and max (%s)", FormatDuration(d), FormatDuration(policy.Min), FormatDuration(policy.Max))
 	}
 }
 

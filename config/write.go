@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"github.com/goccy/go-yaml"
 )
@@ -25,8 +26,11 @@ type written struct {
 }
 
 type writtenLock struct {
-	Mode string `yaml:"mode,omitempty"`
-	For  string `yaml:"for,omitempty"`
+	Mode   string `yaml:"mode,omitempty"`
+	For    string `yaml:"for,omitempty"`
+	Min    string `yaml:"min,omitempty"`
+	Max    string `yaml:"max,omitempty"`
+	Budget string `yaml:"budget,omitempty"`
 }
 
 type writtenLimits struct {
@@ -57,16 +61,18 @@ func EncodeSource(s Source) ([]byte, error) {
 	if s.Every != 0 {
 		item.Every = FormatDuration(s.Every)
 	}
-	if s.Lock.For != 0 {
-		item.Lock.For = FormatDuration(s.Lock.For)
-	}
-	if s.Limits.Timeout != 0 {
-		item.Limits.Timeout = FormatDuration(s.Limits.Timeout)
+	for _, d := range []struct {
+		to *string
+		d  time.Duration
+	}{{&item.Lock.For, s.Lock.For}, {&item.Lock.Min, s.Lock.Min}, {&item.Lock.Max, s.Lock.Max}, {&item.Limits.Timeout, s.Limits.Timeout}} {
+		if d.d != 0 {
+			*d.to = FormatDuration(d.d)
+		}
 	}
 	for _, size := range []struct {
 		to *string
 		n  int64
-	}{{&item.Limits.FileBytes, s.Limits.FileBytes}, {&item.Limits.Bytes, s.Limits.Bytes}, {&item.Limits.MinBytesPerSecond, s.Limits.MinBytesPerSecond}} {
+	}{{&item.Limits.FileBytes, s.Limits.FileBytes}, {&item.Limits.Bytes, s.Limits.Bytes}, {&item.Limits.MinBytesPerSecond, s.Limits.MinBytesPerSecond}, {&item.Lock.Budget, s.Lock.Budget}} {
 		if size.n != 0 {
 			*size.to = FormatBytes(size.n)
 		}
