@@ -82,6 +82,7 @@ type VaultState struct {
 	UniqueBytes  uint64 // of all chunks held, before compression
 	StoredBytes  uint64 // of all chunks held, compressed and encrypted
 	Clock        *Clock // nil while the clocks cannot be read
+	Promises     Promises
 }
 
 // Clock is how the vault's clocks stand.
@@ -201,6 +202,9 @@ func (c *collector) Describe(ch chan<- *prometheus.Desc) {
 	for _, s := range ofWitnesses {
 		ch <- s.desc
 	}
+	for _, s := range ofPromises {
+		ch <- s.desc
+	}
 	for _, s := range ofVault {
 		ch <- s.desc
 	}
@@ -314,6 +318,7 @@ func (p page) vault(v VaultState) {
 	p.put(deadBytes, float64(v.DeadBytes))
 	p.put(dedupRatio, ratio(v.LogicalBytes, v.UniqueBytes))
 	p.put(compression, ratio(v.UniqueBytes, v.StoredBytes))
+	p.promises(v.Promises)
 	if v.Clock != nil {
 		p.clock(*v.Clock)
 	}

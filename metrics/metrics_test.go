@@ -64,6 +64,9 @@ func sample() fixed {
 				{Name: "lab", Size: 15, Last: noon.Add(-2 * time.Hour)}, {Name: "friends", Failures: 3, Refutes: true, Error: "it answered 409"},
 			}},
 			Clock: &Clock{Shifted: true, Off: -90 * time.Minute, Running: 40 * 24 * time.Hour, Late: 36 * time.Hour, Corrections: 2},
+			Promises: Promises{Holds: 3, Held: 2, Mode: "compliance", Hardens: noon.Add(72 * time.Hour), Refused: 1, Budgets: []Budget{
+				{"web1", 5_000_000_000, 6_000_000_000}, {"db1", 7, 0}, {"db1", 8, 0}, {"../../etc", 1, 1},
+			}},
 		},
 	}
 }

@@ -11,6 +11,7 @@ import (
 	"github.com/holdfast-vault/holdfast/config"
 	"github.com/holdfast-vault/holdfast/immutability/ledger"
 	"github.com/holdfast-vault/holdfast/immutability/witness"
+	"github.com/holdfast-vault/holdfast/immutability/worm"
 	"github.com/holdfast-vault/holdfast/metrics"
 	"github.com/holdfast-vault/holdfast/puller"
 	"github.com/holdfast-vault/holdfast/puller/remote"
@@ -119,6 +120,7 @@ func (d *daemonState) Vault() metrics.VaultState {
 		d.log.Error("metrics: snapshots", "error", err)
 		return s
 	}
+	s.Promises = d.promises(all)
 	for _, snap := range all {
 		s.LogicalBytes += snap.Head.Bytes
 		s.UniqueBytes += snap.Head.NewBytes
@@ -194,6 +196,8 @@ func errorKind(err error) string {
 		return "auth"
 	case errors.Is(err, puller.ErrEmpty):
 		return "empty"
+	case errors.Is(err, worm.ErrBudget):
+		return "budget"
 	case errors.Is(err, remote.ErrLost), errors.Is(err, remote.ErrStalled):
 		return "lost"
 	case errors.Is(err, context.Canceled):

@@ -58,6 +58,7 @@ func (p *patient) examine(ctx context.Context) {
 	p.above()
 	p.disk()
 	p.clock()
+	p.policy()
 	p.ledger(ctx)
 	p.witnesses()
 	p.unlockKey()

@@ -89,6 +89,7 @@ type snapshotJSON struct {
 	Mode        string    `json:"mode"`
 	LockedUntil time.Time `json:"locked_until"`
 	Locked      bool      `json:"locked"`
+	Holds       int       `json:"holds,omitempty"`
 	Damage      string    `json:"damage,omitempty"`
 }
 
@@ -97,7 +98,7 @@ func newSnapshotJSON(s worm.Snapshot) snapshotJSON {
 		ID: s.ID, Source: s.Source, Time: s.Label, Begin: s.Head.Begin.UTC(), Commit: s.Committed.Wall.UTC(),
 		State: s.State, Clean: s.Head.Clean, Files: s.Head.Files, Directories: s.Head.Directories, Entries: s.Head.Entries,
 		Bytes: s.Head.Bytes, NewBytes: s.Head.NewBytes, StoredBytes: s.Head.StoredBytes,
-		Mode: string(s.Lock.Mode), LockedUntil: s.LockedUntil.UTC().Truncate(time.Second), Locked: s.Locked,
+		Mode: string(s.Lock.Mode), LockedUntil: s.LockedUntil.UTC().Truncate(time.Second), Locked: s.Locked, Holds: len(s.Holds),
 	}
 	if s.Err != nil {
 		j.Damage = s.Err.Error()
@@ -119,6 +120,9 @@ func printSnapshots(w io.Writer, list []snapshotJSON) error {
 		lock := s.Mode + " until " + s.LockedUntil.Format("2006-01-02 15:04 UTC")
 		if !s.Locked {
 			lock = "ran out " + s.LockedUntil.Format("2006-01-02")
+		}
+		if s.Holds > 0 {
+			lock = "held; " + lock
 		}
 		fmt.Fprintf(t, "%s@%s\t%s\t%s\t%d\t%s\t%s\t%s\n", s.Source, s.Time, s.ID[:12], state, s.Files,
 			humanize.IBytes(s.Bytes), humanize.IBytes(s.StoredBytes), lock)

@@ -148,6 +148,7 @@ func (a *app) initialPolicy() (ledger.Policy, error) {
 	if cfg.Lock.Max > 0 {
 		p.MaxSeconds = int64(cfg.Lock.Max / time.Second)
 	}
+	p.BudgetBytes = cfg.Lock.Budget
 	p.MinSeconds = min(p.MinSeconds, p.DefaultSeconds)
 	// A vault that this process makes belongs to this process, which can therefore remove all of it.
 	return p, level.Suffices(wantsCompliance(cfg, p), level.None, cfg.AcceptWeaker, "accept_weaker_protection: true in holdfast.yaml")

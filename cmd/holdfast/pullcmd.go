@@ -80,6 +80,9 @@ func pullSources(ctx context.Context, c *call) error {
 	if c.host == nil {
 		return usage("pull: only on the vault's own machine")
 	}
+	if c.host.pulls == nil { // a daemon has done so already
+		c.host.sayPolicy(ctx, c.host.settings.config(), func() {}, func(text string) { fmt.Fprintf(c.err, "holdfast: %s\n", printable(text)) })
+	}
 	requests, err := c.pullRequests()
 	if err != nil {
 		return err
@@ -124,7 +127,7 @@ func pullCode(res puller.Result, err error) int {
 
 // pullRequests reads the arguments.
 func (c *call) pullRequests() ([]pullRequest, error) {
-	lock, err := c.lockAsked()
+	lock, err := c.lockOf("lock")
 	if err != nil {
 		return nil, err
 	}
@@ -149,12 +152,13 @@ func (c *call) pullRequests() ([]pullRequest, error) {
 	return out, nil
 }
 
-func (c *call) lockAsked() (ledger.Lock, error) {
+// lockOf reads a lock from the flags: its mode, and its duration from the flag of that name.
+func (c *call) lockOf(duration string) (ledger.Lock, error) {
 	var l ledger.Lock
-	if s := c.string("lock"); s != "" {
+	if s := c.string(duration); s != "" {
 		d, err := config.ParseDuration(s)
 		if err != nil || d < time.Second {
-			return l, usage("--lock %q: want a duration such as 30d, 12w or 36h", s)
+			return l, usage("--"+duration+" %q: want a duration such as 30d, 12w or 36h", s)
 		}
 		l.ForSeconds = int64(d / time.Second)
 	}
@@ -213,26 +217,6 @@ func (c *call) enrolled() ([]config.Source, error) {
 		out = append(out, s)
 	}
 	return out, nil
-}
-
-// lockFor is the lock that a pull asks for: the command's, the source's, or the policy's. The policy in force is the
-// ledger's: a configuration that says less than it is not followed, one that says more is.
-func (h *host) lockFor(s config.Source, asked ledger.Lock) ledger.Lock {
-	p, policy := h.v.Store().Policy(), h.settings.config().Lock
-	l := asked
-	if l.Mode == "" {
-		l.Mode = ledger.Mode(s.Lock.Mode)
-	}
-	if l.Mode == "" && (p.Mode == ledger.Compliance || policy.Mode == string(ledger.Compliance)) {
-		l.Mode = ledger.Compliance
-	}
-	if l.ForSeconds == 0 {
-		l.ForSeconds = int64(s.Lock.For / time.Second)
-	}
-	if l.ForSeconds == 0 {
-		l.ForSeconds = max(p.DefaultSeconds, int64(policy.For/time.Second))
-	}
-	return l
 }
 
 // pull makes one pull.

@@ -52,6 +52,7 @@ func (s *server) reload(asked bool) {
 		s.log.Error("the new configuration is not taken, the old one stays in force", "error", err.Error())
 		return
 	}
+	s.adopt(context.Background(), cfg)
 	s.state.enrol(cfg)
 	s.h.a.tuneMemory(cfg, s.h.v.IndexBytes())
 	s.log.Info("configuration taken", "sources", len(cfg.Sources), "bandwidth", strings.Join(cfg.Bandwidth.Lines, ", "))

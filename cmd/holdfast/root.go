@@ -16,6 +16,7 @@ func verbs() []*verb {
 	return []*verb{
 		verbSnapshots(), verbShow(), verbLs(), verbCat(), verbTar(), verbDiff(),
 		verbPull(), verbCheck(), verbPrune(), verbIndexRebuild(),
+		verbLock(), verbLockShow(), verbHoldAdd(), verbHoldList(), verbHoldRemove(),
 		verbCheckpoint(), verbProve(), verbConsistency(), verbCosign(), verbOrigin(),
 	}
 }
@@ -49,7 +50,7 @@ and gives them back. Production holds no credential for the vault.
 	root.AddGroup(&cobra.Group{ID: "keep", Title: "Keep:"}, &cobra.Group{ID: "back", Title: "Give back:"}, &cobra.Group{ID: "care", Title: "Take care:"})
 	group := map[string]string{
 		"snapshots": "back", "show": "back", "ls": "back", "cat": "back", "tar": "back", "diff": "back",
-		"pull": "keep", "check": "care", "prune": "care",
+		"pull": "keep", "lock": "keep", "check": "care", "prune": "care",
 	}
 	for _, v := range verbs() {
 		parent := root
@@ -84,7 +85,7 @@ func subCommand(root *cobra.Command, name string) *cobra.Command {
 			return c
 		}
 	}
-	short := map[string]string{"index": "The index, a cache that can be thrown away", "ledger": "The ledger of everything that was done"}
+	short := map[string]string{"hold": "Holds: snapshots that are kept until a quorum says otherwise", "index": "The index, a cache that can be thrown away", "ledger": "The ledger of everything that was done"}
 	c := &cobra.Command{Use: name, Short: short[name], GroupID: "care", RunE: helpOnly}
 	root.AddCommand(c)
 	return c

@@ -68,6 +68,7 @@ func (a *app) serve(ctx context.Context) (err error) {
 	if err := s.probe(ctx); err != nil {
 		return err
 	}
+	s.adopt(ctx, s.cfg) // behind the probe: what cannot be held here does not become the policy
 	if s.state, err = newDaemonState(ctx, h, s.log); err != nil {
 		return err
 	}

@@ -48,6 +48,22 @@ func (w *view) resolve(ctx context.Context, address string) (*vault.Snapshot, st
 	return s, a.Path, nil
 }
 
+// find is the snapshot that an address names among those in view, whether its manifest can be read or not.
+func (w *view) find(ctx context.Context, address string) (worm.Snapshot, error) {
+	a, err := vault.ParseAddress(address)
+	if err == nil && a.Path != "" {
+		err = fmt.Errorf("%q names a part of a snapshot; leave the path out: a snapshot is locked or held whole", address)
+	}
+	if err != nil {
+		return worm.Snapshot{}, &exitError{exitUsage, err}
+	}
+	all, err := w.list(ctx)
+	if err != nil {
+		return worm.Snapshot{}, err
+	}
+	return vault.Choose(a, all)
+}
+
 // Snapshots implements door.View.
 func (w *view) Snapshots(ctx context.Context) ([]door.Info, error) {
 	all, err := w.list(ctx)

@@ -108,7 +108,8 @@ type LockInfo struct {
 	Since clock.Stamp
 	By    string    // who asked for it later; "" for that of the commit
 	Until time.Time // by the wall clock, if the machine stays on
-	// WallLeft and RunningLeft are what each of the clocks still asks for; the lock runs while one of them is above nought.
+	// WallLeft is what the wall clock still asks for, RunningLeft what running time (or the witnesses' time, where that is
+	// more) does. The lock runs while one of them is above nought.
 	WallLeft, RunningLeft time.Duration
 	Running               bool
 }
@@ -128,7 +129,7 @@ func (s *Store) Locks(id string) ([]LockInfo, error) {
 		out[i] = LockInfo{
 			Lock: g.lock, Since: g.at, By: g.by, Until: g.until(now), Running: g.running(now),
 			WallLeft:    max(g.at.Wall.Add(g.duration()).Sub(now.Wall), 0),
-			RunningLeft: max(g.duration()-time.Duration(now.Running-g.at.Running)*time.Second, 0),
+			RunningLeft: max(g.duration()-time.Duration(max(now.Running-g.at.Running, g.seen))*time.Second, 0),
 		}
 	}
 	return out, nil

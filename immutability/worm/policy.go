@@ -95,14 +95,8 @@ func (s *Store) Adopt(ctx context.Context, said policy.Policy, by string) (chang
 	if err != nil {
 		return false, nil, err
 	}
-	s.mu.Lock()
-	inForce, cooling := s.state.policy(), s.state.cooling(now)
-	s.mu.Unlock()
-	next, refused := policy.Tighten(inForce, cooling, said, func(source string) bool {
-		s.mu.Lock()
-		defer s.mu.Unlock()
-		return s.state.sources[source].snapshot == ""
-	})
+	inForce := s.Policy()
+	next, refused := s.weigh(said, now)
 	if !reflect.DeepEqual(next, inForce) {
 		// Power fails here: the policy before. From the record on: the new one.
 		if _, err := s.append(ledger.Record{Kind: ledger.KindPolicy, Policy: &ledger.PolicyChange{Policy: next, By: by}}); err != nil {
@@ -114,6 +108,27 @@ func (s *Store) Adopt(ctx context.Context, said policy.Policy, by string) (chang
 	defer s.mu.Unlock()
 	s.refused = refused
 	return changed, slices.Clone(refused), nil
+}
+
+// Weigh says what Adopt would make of a proposal now, and changes nothing.
+func (s *Store) Weigh(said policy.Policy) (next ledger.Policy, refused []policy.Refusal, err error) {
+	if err := said.Proposes(); err != nil {
+		return ledger.Policy{}, nil, fmt.Errorf("policy: %w", err)
+	}
+	now, err := s.clock.Now()
+	if err != nil {
+		return ledger.Policy{}, nil, err
+	}
+	next, refused = s.weigh(said, now)
+	return next, refused, nil
+}
+
+func (s *Store) weigh(said policy.Policy, now clock.Stamp) (ledger.Policy, []policy.Refusal) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return policy.Tighten(s.state.policy(), s.state.cooling(now), said, func(source string) bool {
+		return s.state.sources[source].snapshot == ""
+	})
 }
 
 // Refused gives what the newest Adopt of this process did not follow.

@@ -1,0 +1,95 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+)
+
+func decoded[T any](t testing.TB, r result) (v T) {
+	t.Helper()
+	if err := json.Unmarshal([]byte(r.out), &v); err != nil {
+		t.Fatalf("%v: %s%s", err, r.out, r.err)
+	}
+	return v
+}
+
+// TestLockIsShortenedByACommand: what people can say of locks and holds makes them grow and nothing else, in a process of its
+// own and through the daemon.
+func TestLockIsShortenedByACommand(t *testing.T) {
+	s, _, _ := pulledSite(t)
+	for _, through := range []string{"a process of its own", "the daemon"} {
+		stop := func() {}
+		if through == "the daemon" {
+			d := s.serve()
+			stop = func() { d.stop() }
+		}
+		s.run("lock", "web1@latest", "--for", "1d").says(t, exitFailed, "only grow")
+		s.run("lock", "web1@latest", "--for", "401d").says(t, exitFailed, "400 days", "hold")
+		s.run("lock", "web1@latest").says(t, exitUsage, "--for")
+		s.run("lock", "web1@latest:/etc", "--for", "90d").says(t, exitUsage, "whole")
+		s.run("lock", "web1@latest", "--for", "soon").says(t, exitUsage, "--for")
+		s.run("lock", "db1@latest", "--for", "90d").says(t, exitFailed, "db1")
+		days := map[string]string{"a process of its own": "60d", "the daemon": "90d"}[through]
+		after := decoded[snapshotJSON](t, s.must("lock", "web1@latest", "--for", days, "--by", "ann", "--json"))
+		if left := time.Until(after.LockedUntil); left < 59*24*time.Hour || !after.Locked {
+			t.Errorf("%s: %+v", through, after)
+		}
+		s.run("hold", "add", "web1@latest").says(t, exitUsage, "--reason")
+		s.must("hold", "add", "web1@latest", "--reason", "case 17, "+through, "--by", "bob")
+		s.run("hold", "remove", "web1@latest").says(t, exitFailed, "quorum", "nothing was changed")
+		stop()
+	}
+	s.must("lock", "web1@latest", "--mode", "compliance", "--by", "eve")
+	s.run("lock", "web1@latest", "--for", "100d", "--mode", "governance").says(t, exitFailed, "weaker")
+	j := decoded[locksJSON](t, s.must("lock", "show", "web1@latest", "--json"))
+	if len(j.Locks) != 4 || len(j.Holds) != 2 || j.Mode != "compliance" || j.Locks[3].By != "eve" || j.Holds[0].Reason != "case 17, a process of its own" {
+		t.Errorf("%+v", j)
+	}
+	if d := j.Locks[2].Until.Sub(j.Locks[3].Until); d > time.Second {
+		t.Errorf("made compliance it ends %v earlier", d)
+	}
+	s.run("lock", "show", "web1@latest").says(t, exitDone, "held", "switched off", "later by ann", "case 17, the daemon")
+	if list := decoded[[]holdJSON](t, s.must("hold", "list", "--json")); len(list) != 2 || list[1].By != "bob" {
+		t.Errorf("%+v", list)
+	}
+	s.run("snapshots").says(t, exitDone, "held; compliance until")
+	s.run("prune", "--dry-run").says(t, exitDone, "stays", "it is held by")
+}
+
+// TestEditedConfigurationLoosensLocks: a configuration with shorter locks is not followed, by the daemon neither, and doctor,
+// lock show and the metrics say so; one with longer ones is.
+func TestEditedConfigurationLoosensLocks(t *testing.T) {
+	s, srv, src := pulledSite(t)
+	item := sourceItem(srv, "web1", src)
+	conf := func(lock, own string) {
+		s.write("holdfast.yaml", fmt.Sprintf("vault: %s\n%ssources:\n%s%s", s.vault, lock, item, own))
+	}
+	conf("lock: {for: 40d, min: 20d, max: 300d, budget: 1TiB}\n", "  lock: {for: 50d}\n")
+	pulled := decoded[[]pullJSON](t, s.must("pull", "--json"))
+	if left := time.Until(*pulled[0].LockedUntil); left < 49*24*time.Hour {
+		t.Errorf("tighter was not followed: %v", left)
+	}
+	conf("lock: {for: 1d, min: 1d, max: 400d, budget: 2TiB}\n", "  lock: {for: 2d}\n")
+	r := s.must("pull", "--json")
+	if left := time.Until(*decoded[[]pullJSON](t, r)[0].LockedUntil); left < 49*24*time.Hour {
+		t.Errorf("looser than 72 hours ago was followed: %v", left)
+	}
+	shown := decoded[policyJSON](t, s.must("lock", "show", "--json"))
+	if shown.Policy.MaxSeconds > 400*86400 || shown.Policy.DefaultSeconds < 30*86400 || len(shown.NotTaken) == 0 {
+		t.Errorf("%+v", shown)
+	}
+	s.run("lock", "show").says(t, exitDone, "Not followed: lock.for stays", "1d is not followed", "web1", "takes a quorum")
+	if !strings.Contains(r.err, "not followed") {
+		t.Errorf("pull does not say so: %q", r.err)
+	}
+	d := s.serve()
+	if !strings.Contains(d.said(), "the configuration is not followed") {
+		t.Errorf("the daemon's log does not say so: %s", d.said())
+	}
+	d.stop()
+	_, doc := s.examine(t)
+	doc.says(t, doc.code, "not followed", "quorum")
+}

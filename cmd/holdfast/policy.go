@@ -1,0 +1,207 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/holdfast-vault/holdfast/config"
+	"github.com/holdfast-vault/holdfast/immutability/ledger"
+	"github.com/holdfast-vault/holdfast/immutability/policy"
+	"github.com/holdfast-vault/holdfast/immutability/worm"
+	"github.com/holdfast-vault/holdfast/metrics"
+)
+
+// adopter is a store in this process, which decides about its policy itself. Behind a keeper it is the keeper's file that
+// proposes one, and this configuration only asks for locks.
+type adopter interface {
+	Adopt(ctx context.Context, said policy.Policy, by string) (changed bool, refused []policy.Refusal, err error)
+}
+
+// weigher can say what would become of a proposal.
+type weigher interface {
+	Weigh(said policy.Policy) (next ledger.Policy, refused []policy.Refusal, err error)
+}
+
+// proposal is what a configuration says of locks, in the ledger's form. What it leaves out says nothing.
+func proposal(cfg *config.Config) policy.Policy {
+	l := cfg.LockSaid
+	p := policy.Policy{
+		Mode: policy.Mode(l.Mode), DefaultSeconds: seconds(l.For), MinSeconds: seconds(l.Min), MaxSeconds: seconds(l.Max), BudgetBytes: l.Budget,
+	}
+	for _, s := range cfg.Sources {
+		own := policy.Rules{
+			Mode: policy.Mode(s.Lock.Mode), DefaultSeconds: seconds(s.Lock.For), MinSeconds: seconds(s.Lock.Min),
+			MaxSeconds: seconds(s.Lock.Max), BudgetBytes: s.Lock.Budget,
+		}
+		if own == (policy.Rules{}) {
+			continue
+		}
+		if p.Sources == nil {
+			p.Sources = map[string]policy.Rules{}
+		}
+		p.Sources[s.Name] = own
+	}
+	return p
+}
+
+func seconds(d time.Duration) int64 { return int64(d / time.Second) }
+
+// adoptPolicy has the configuration compared with the policy in force, where it is this process that decides. What is
+// tighter is in force on return; what is looser is returned in sentences.
+func (h *host) adoptPolicy(ctx context.Context, cfg *config.Config) (changed bool, refused []string, err error) {
+	store, ok := any(h.v.Store()).(adopter)
+	if !ok {
+		return false, nil, nil
+	}
+	by := "command line"
+	if cfg.File != "" {
+		by = cfg.File
+	}
+	changed, no, err := store.Adopt(ctx, proposal(cfg), by[:min(len(by), 256)])
+	if err != nil {
+		return false, nil, err
+	}
+	return changed, refusals(no), nil
+}
+
+// sayPolicy adopts a configuration and says what of it is not followed. That it could not be written, on a full disk for one,
+// keeps nobody from pulling: the policy in force stays.
+func (h *host) sayPolicy(ctx context.Context, cfg *config.Config, changed func(), warn func(text string)) {
+	did, no, err := h.adoptPolicy(ctx, cfg)
+	if err != nil {
+		warn(fmt.Sprintf("the policy in force stays as it is: %v", err))
+	}
+	for _, text := range no {
+		warn("the configuration is not followed: " + text)
+	}
+	if did {
+		changed()
+	}
+}
+
+// promises gathers what metrics show of holds, policy and budgets.
+func (d *daemonState) promises(all []worm.Snapshot) metrics.Promises {
+	store := any(d.h.v.Store()).(locker)
+	p := metrics.Promises{Mode: string(d.h.v.Store().Policy().Mode), Refused: uint64(len(store.Refused()))}
+	for _, s := range all {
+		p.Holds += uint64(len(s.Holds))
+		if len(s.Holds) > 0 {
+			p.Held++
+		}
+	}
+	hard, err := store.Hardening()
+	if err != nil {
+		d.log.Error("metrics: policy", "error", err)
+	} else if len(hard) > 0 && hard[0].Source == "" {
+		p.Hardens = hard[0].At
+	}
+	used, err := store.Budgets()
+	if err != nil {
+		d.log.Error("metrics: budgets", "error", err)
+	}
+	for _, b := range used {
+		p.Budgets = append(p.Budgets, metrics.Budget{Source: b.Source, Used: uint64(max(b.Used, 0)), Limit: uint64(max(b.Limit, 0))})
+	}
+	return p
+}
+
+func refusals(no []policy.Refusal) []string {
+	var out []string
+	for _, r := range no {
+		out = append(out, readable(r))
+	}
+	return out
+}
+
+// readable is a refusal with durations and sizes as people write them.
+func readable(r policy.Refusal) string {
+	word := map[string]string{"default_s": "for", "min_s": "min", "max_s": "max", "budget_bytes": "budget"}[r.Member]
+	show := func(s string) string {
+		var n int64
+		if _, err := fmt.Sscan(s, &n); err != nil || word == "" {
+			return s
+		}
+		if r.Member == "budget_bytes" {
+			return config.FormatBytes(n)
+		}
+		return config.FormatDuration(time.Duration(n) * time.Second)
+	}
+	if word == "" {
+		word = r.Member
+	}
+	r.Member, r.InForce, r.Said = "lock."+word, show(r.InForce), show(r.Said)
+	return r.String()
+}
+
+// lockFor is the lock that a pull asks for. What nobody asks for by name is left to the policy in force, which is the
+// ledger's and knows what this configuration says as far as it is followed; behind a keeper, which does not read this
+// configuration, it is asked for.
+func (h *host) lockFor(s config.Source, asked ledger.Lock) ledger.Lock {
+	if _, own := any(h.v.Store()).(adopter); own {
+		return asked
+	}
+	cfg, rules := h.settings.config(), h.v.Store().Policy().For(s.Name)
+	if asked.Mode == "" {
+		if mode, _ := cfg.LockFor(s); mode == string(ledger.Compliance) || rules.Mode == ledger.Compliance {
+			asked.Mode = ledger.Compliance
+		}
+	}
+	if asked.ForSeconds == 0 {
+		asked.ForSeconds = seconds(s.Lock.For)
+	}
+	if asked.ForSeconds == 0 {
+		asked.ForSeconds = max(rules.DefaultSeconds, seconds(cfg.LockSaid.For))
+	}
+	return asked
+}
+
+// adopt has the configuration compared with the policy in force, and logs what becomes of it.
+func (s *server) adopt(ctx context.Context, cfg *config.Config) {
+	s.h.sayPolicy(ctx, cfg, func() {
+		p := s.h.v.Store().Policy()
+		s.log.Info("the configuration changed the lock policy in force", "mode", p.Mode, "default_s", p.DefaultSeconds, "min_s", p.MinSeconds, "max_s", p.MaxSeconds, "budget_bytes", p.BudgetBytes, "sources", len(p.Sources))
+	}, func(text string) { s.log.Warn(text) })
+}
+
+// policy says what of the policy is not as somebody may think.
+func (p *patient) policy() {
+	if p.store == nil {
+		return
+	}
+	_, no, err := p.store.Weigh(proposal(p.cfg))
+	if err != nil {
+		p.say("policy", isBroken, "mend the configuration", "%v", err)
+	}
+	for _, text := range refusals(no) {
+		p.say("policy", isNote, "write into the configuration what is in force; to loosen it takes a quorum, which this release does not have yet", "%s", text)
+	}
+	hard, err := p.store.Hardening()
+	if err != nil {
+		return // the clock, which is told of by itself
+	}
+	for _, h := range hard {
+		of := "compliance"
+		if h.Source != "" {
+			of += " of " + h.Source
+		}
+		if h.Hard {
+			p.well("policy", "%s has hardened (%s): nobody takes it back", of, minute(h.At))
+		} else {
+			p.say("policy", isNote, "to take it back, write mode: governance into the configuration before then", "%s hardens %s, if this machine stays on; nobody takes it back after that", of, minute(h.At))
+		}
+	}
+	if len(no) == 0 && len(hard) == 0 {
+		r := p.store.Policy().Vault()
+		p.well("policy", "%s, %s by default, from %s to %s", r.Mode, lasting(r.DefaultSeconds), lasting(r.MinSeconds), lasting(r.MaxSeconds))
+	}
+	used, err := p.store.Budgets()
+	if err != nil {
+		return
+	}
+	for _, b := range used {
+		if !b.Again.IsZero() {
+			p.say("budget", isWeak, "look at what it is sending; it goes on by itself", "%s stored %d bytes within 24 hours, which is all it may: its pulls stop until %s", b.Source, b.Used, minute(b.Again))
+		}
+	}
+}
