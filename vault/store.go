@@ -66,6 +66,7 @@ type governor interface {
 	Hold(ctx context.Context, id, reason, by string) (worm.Snapshot, error)
 	Adopt(ctx context.Context, said policy.Policy, by string) (changed bool, refused []policy.Refusal, err error)
 	Refused() []policy.Refusal
+	Weigh(said policy.Policy) (next policy.Policy, refused []policy.Refusal, err error)
 	Locks(id string) ([]worm.LockInfo, error)
 	Hardening() ([]worm.Hardening, error)
 	Budgets() ([]worm.Budget, error)
@@ -141,12 +142,12 @@ func (s inProcess) Claim(_ context.Context, session string, packs *roaring.Bitma
 // DefaultWork is where the daemon's own files lie when a keeper keeps the vault.
 const DefaultWork = "/var/lib/holdfast/work"
 
-// kept says whether a keeper writes for this vault.
-func (v *Vault) kept() bool { return v.o.Keeper != "" && !v.o.ReadOnly }
+// Kept says whether a keeper writes for this vault.
+func (v *Vault) Kept() bool { return v.o.Keeper != "" && !v.o.ReadOnly }
 
 // place is the directory of the daemon's own files, the vault's without a keeper.
 func (v *Vault) place() string {
-	if v.kept() {
+	if v.Kept() {
 		return v.o.Work
 	}
 	return v.dir
@@ -223,7 +224,7 @@ func within(dir, root string) bool {
 
 // openStore opens what keeps the vault's files.
 func (v *Vault) openStore(ctx context.Context) (Store, error) {
-	if !v.kept() {
+	if !v.Kept() {
 		s, err := worm.Open(v.disk, v.o.Clock, worm.Options{ReadOnly: v.o.ReadOnly})
 		if err != nil {
 			return nil, err

@@ -142,10 +142,10 @@ func Open(ctx context.Context, dir string, o Options) (*Vault, error) {
 
 func (v *Vault) open(ctx context.Context) error {
 	if v.disk == nil {
-		if err := looksLikeVault(v.dir, v.o.ReadOnly || v.kept()); err != nil {
+		if err := looksLikeVault(v.dir, v.o.ReadOnly || v.Kept()); err != nil {
 			return err
 		}
-		if v.kept() {
+		if v.Kept() {
 			if err := v.openWork(); err != nil {
 				return err
 			}
@@ -155,7 +155,7 @@ func (v *Vault) open(ctx context.Context) error {
 			return fmt.Errorf("vault %q: %w", v.dir, err)
 		}
 		v.disk = d
-		if !v.o.ReadOnly && !v.kept() {
+		if !v.o.ReadOnly && !v.Kept() {
 			if err := v.own(d); err != nil {
 				return fmt.Errorf("vault %q: %w", v.dir, err)
 			}

@@ -14,22 +14,9 @@ import (
 	"github.com/spf13/pflag"
 
 	"github.com/holdfast-vault/holdfast/config"
-	"github.com/holdfast-vault/holdfast/immutability/ledger"
 	"github.com/holdfast-vault/holdfast/immutability/policy"
 	"github.com/holdfast-vault/holdfast/immutability/worm"
 )
-
-// locker is what the commands on locks ask of the store, in process or behind a keeper.
-type locker interface {
-	Extend(ctx context.Context, id string, lock ledger.Lock, by string) (worm.Snapshot, error)
-	Hold(ctx context.Context, id, reason, by string) (worm.Snapshot, error)
-	Locks(id string) ([]worm.LockInfo, error)
-	Hardening() ([]worm.Hardening, error)
-	Budgets() ([]worm.Budget, error)
-	Refused() []policy.Refusal
-}
-
-func (c *call) locker() locker { return any(c.view.v.Store()).(locker) }
 
 const neverShorter = `Running locks only grow: one that would end earlier or be weaker than what runs is refused.
 governance may become compliance, never back. Nobody ends a compliance lock, and a governance lock
@@ -86,7 +73,7 @@ func runLock(ctx context.Context, c *call) error {
 	if err != nil {
 		return err
 	}
-	after, err := c.locker().Extend(ctx, snap.ID, lock, c.string("by"))
+	after, err := c.view.v.Store().Extend(ctx, snap.ID, lock, c.string("by"))
 	if err != nil {
 		return err
 	}
@@ -157,7 +144,7 @@ func showLocks(ctx context.Context, c *call) error {
 	if err != nil {
 		return err
 	}
-	list, err := c.locker().Locks(snap.ID)
+	list, err := c.view.v.Store().Locks(snap.ID)
 	if err != nil {
 		return err
 	}
@@ -254,14 +241,14 @@ func showPolicy(c *call) error {
 }
 
 func (c *call) policyNow() (j policyJSON, err error) {
-	store := c.locker()
+	store := c.view.v.Store()
 	j = policyJSON{Policy: c.view.v.Store().Policy(), NotTaken: []string{}, Hardening: []hardeningJSON{}, Budgets: []budgetJSON{}}
-	if w, ok := any(store).(weigher); ok && c.host != nil {
-		_, no, err := w.Weigh(proposal(c.host.settings.config()))
+	if c.host != nil {
+		_, no, err := store.Weigh(proposal(c.host.settings.config()))
 		if err != nil {
 			return j, err
 		}
-		j.Configured, j.NotTaken = true, append(j.NotTaken, refusals(no)...)
+		j.Configured, j.NotTaken = !c.view.v.Kept() && c.host.settings.config().Keeper == "", append(j.NotTaken, refusals(no)...)
 	}
 	hard, err := store.Hardening()
 	if err != nil {
@@ -355,7 +342,7 @@ end and are counted; one person places one. Nothing in this release removes one:
 			if err != nil {
 				return err
 			}
-			after, err := c.locker().Hold(ctx, snap.ID, c.string("reason"), c.string("by"))
+			after, err := c.view.v.Store().Hold(ctx, snap.ID, c.string("reason"), c.string("by"))
 			if err != nil {
 				return err
 			}

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"time"
@@ -11,17 +12,6 @@ import (
 	"github.com/holdfast-vault/holdfast/immutability/worm"
 	"github.com/holdfast-vault/holdfast/metrics"
 )
-
-// adopter is a store in this process, which decides about its policy itself. Behind a keeper it is the keeper's file that
-// proposes one, and this configuration only asks for locks.
-type adopter interface {
-	Adopt(ctx context.Context, said policy.Policy, by string) (changed bool, refused []policy.Refusal, err error)
-}
-
-// weigher can say what would become of a proposal.
-type weigher interface {
-	Weigh(said policy.Policy) (next ledger.Policy, refused []policy.Refusal, err error)
-}
 
 // proposal is what a configuration says of locks, in the ledger's form. What it leaves out says nothing.
 func proposal(cfg *config.Config) policy.Policy {
@@ -47,18 +37,14 @@ func proposal(cfg *config.Config) policy.Policy {
 
 func seconds(d time.Duration) int64 { return int64(d / time.Second) }
 
-// adoptPolicy has the configuration compared with the policy in force, where it is this process that decides. What is
-// tighter is in force on return; what is looser is returned in sentences.
+// adoptPolicy has the configuration compared with the policy in force. What is tighter is in force on return, but behind a
+// keeper, whose own file proposes its policy; what is looser is returned in sentences.
 func (h *host) adoptPolicy(ctx context.Context, cfg *config.Config) (changed bool, refused []string, err error) {
-	store, ok := any(h.v.Store()).(adopter)
-	if !ok {
-		return false, nil, nil
-	}
 	by := "command line"
 	if cfg.File != "" {
 		by = cfg.File
 	}
-	changed, no, err := store.Adopt(ctx, proposal(cfg), by[:min(len(by), 256)])
+	changed, no, err := h.v.Store().Adopt(ctx, proposal(cfg), by[:min(len(by), 256)])
 	if err != nil {
 		return false, nil, err
 	}
@@ -82,7 +68,7 @@ func (h *host) sayPolicy(ctx context.Context, cfg *config.Config, changed func()
 
 // promises gathers what metrics show of holds, policy and budgets.
 func (d *daemonState) promises(all []worm.Snapshot) metrics.Promises {
-	store := any(d.h.v.Store()).(locker)
+	store := d.h.v.Store()
 	p := metrics.Promises{Mode: string(d.h.v.Store().Policy().Mode), Refused: uint64(len(store.Refused()))}
 	for _, s := range all {
 		p.Holds += uint64(len(s.Holds))
@@ -134,24 +120,16 @@ func readable(r policy.Refusal) string {
 	return r.String()
 }
 
-// lockFor is the lock that a pull asks for. What nobody asks for by name is left to the policy in force, which is the
-// ledger's and knows what this configuration says as far as it is followed; behind a keeper, which does not read this
-// configuration, it is asked for.
+// lockFor is the lock that a pull asks for. What nobody asks for by name is the policy's, which is the ledger's and knows what
+// this configuration says as far as it is followed. A keeper does not read this configuration: there what it has more than
+// the policy is asked for, and what it has less is not.
 func (h *host) lockFor(s config.Source, asked ledger.Lock) ledger.Lock {
-	if _, own := any(h.v.Store()).(adopter); own {
-		return asked
-	}
 	cfg, rules := h.settings.config(), h.v.Store().Policy().For(s.Name)
-	if asked.Mode == "" {
-		if mode, _ := cfg.LockFor(s); mode == string(ledger.Compliance) || rules.Mode == ledger.Compliance {
-			asked.Mode = ledger.Compliance
-		}
+	if mode, _ := cfg.LockFor(s); asked.Mode == "" && mode == string(ledger.Compliance) && h.v.Kept() {
+		asked.Mode = ledger.Compliance
 	}
-	if asked.ForSeconds == 0 {
-		asked.ForSeconds = seconds(s.Lock.For)
-	}
-	if asked.ForSeconds == 0 {
-		asked.ForSeconds = max(rules.DefaultSeconds, seconds(cfg.LockSaid.For))
+	if asked.ForSeconds == 0 && h.v.Kept() {
+		asked.ForSeconds = max(rules.DefaultSeconds, cmp.Or(seconds(s.Lock.For), seconds(cfg.LockSaid.For)))
 	}
 	return asked
 }

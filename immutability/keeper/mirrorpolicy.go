@@ -2,33 +2,18 @@ package keeper
 
 import (
 	"context"
-	"encoding/json"
-	"reflect"
 	"slices"
 
 	"github.com/holdfast-vault/holdfast/immutability/policy"
-	"github.com/holdfast-vault/holdfast/immutability/worm"
 )
 
 // Adopt compares what the daemon's configuration says with the policy in force, and changes nothing: no message changes the
-// policy, which the keeper takes from its own settings. So what is tighter is refused too, and said.
+// policy, which the keeper takes from its own settings. What is looser is refused and said; what is tighter the daemon asks
+// for with each commit, as far as it is of locks.
 func (m *Mirror) Adopt(_ context.Context, said policy.Policy, _ string) (changed bool, refused []policy.Refusal, err error) {
-	if err := said.Proposes(); err != nil {
-		return false, nil, err
-	}
-	inForce := m.Policy()
-	known, err := m.store.Snapshots()
+	_, refused, err = m.store.Weigh(said)
 	if err != nil {
 		return false, nil, err
-	}
-	next, refused := policy.Tighten(inForce, nil, said, func(source string) bool {
-		return !slices.ContainsFunc(known, func(s worm.Snapshot) bool { return s.Source == source })
-	})
-	if !reflect.DeepEqual(next, inForce) {
-		refused = append(refused, policy.Refusal{
-			Member: "the policy", InForce: inWords(inForce), Said: inWords(next),
-			Why: "a keeper keeps this vault, and takes its policy from its own settings alone (holdfast-keeper --policy)",
-		})
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -43,10 +28,7 @@ func (m *Mirror) Refused() []policy.Refusal {
 	return slices.Clone(m.refused)
 }
 
-func inWords(p policy.Policy) string {
-	b, err := json.Marshal(p)
-	if err != nil {
-		return "another"
-	}
-	return string(b)
+// Weigh says what the keeper would make of such settings now, by what is known here.
+func (m *Mirror) Weigh(said policy.Policy) (next policy.Policy, refused []policy.Refusal, err error) {
+	return m.store.Weigh(said)
 }
