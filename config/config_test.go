@@ -304,7 +304,7 @@ func drawSource(t *rapid.T) Source {
 		Identity: filepath.Clean("/" + word.Draw(t, "identity")),
 		Every:    time.Duration(rapid.Int64Range(1, 1<<40).Draw(t, "every")) * time.Second / 1000,
 		Exclude:  rapid.SliceOfN(word, 0, 4).Draw(t, "exclude"),
-		Lock:     SourceLock{Mode: rapid.SampledFrom([]string{"", "governance", "compliance"}).Draw(t, "mode"), For: time.Duration(rapid.Int64Range(0, 400*86400).Draw(t, "for")) * time.Second,
+		Lock: SourceLock{Mode: rapid.SampledFrom([]string{"", "governance", "compliance"}).Draw(t, "mode"), For: time.Duration(rapid.Int64Range(0, 400*86400).Draw(t, "for")) * time.Second,
 			Max: rapid.SampledFrom([]time.Duration{0, MaxLockFor}).Draw(t, "max"), Budget: rapid.Int64Range(0, 1<<50).Draw(t, "budget")},
 		Limits: Limits{
 			Entries: int(whole.Draw(t, "entries") % (1 << 40)), EntriesPerDirectory: 5, Depth: 6, PathBytes: 7,
