@@ -21,15 +21,15 @@ var (
 // What the kernel allows is told by access(2), which knows of groups, access lists and read-only file systems, and by the
 // flags of both, which it does not all know of.
 func ask(root string, by Role) (all []Attempt) {
-	away := func(name, path string) {
-		a := Attempt{Name: "rename " + name, What: fmt.Sprintf("the directory %s can be renamed", name), By: by}
+	away := func(name, what, path string) {
+		a := Attempt{Name: "rename " + name, What: fmt.Sprintf("%s can be renamed or replaced by another", what), By: by}
 		if err := movable(path); !errors.Is(err, fs.ErrNotExist) {
 			all = append(all, judge(a, err))
 		}
 	}
-	away("the root", root)
+	away("the root", "the vault's directory", root)
 	for _, dir := range kept {
-		away(dir, filepath.Join(root, dir))
+		away(dir, "the directory "+dir, filepath.Join(root, dir))
 	}
 	for _, dir := range grown {
 		a := Attempt{Name: "remove in " + dir, What: fmt.Sprintf("names in %s can be removed", dir), By: by}
