@@ -56,7 +56,7 @@ func (o *options) status(ctx context.Context, rest []string, out io.Writer) (err
 	}
 	damaged := false
 	for _, line := range h.Findings {
-		if weak, ok := strings.CutPrefix(line, weakPrefix); ok {
+		if weak, ok := strings.CutPrefix(line, keeper.WeakPrefix); ok {
 			fmt.Fprintf(out, "weak       %q\n", weak)
 			continue
 		}

@@ -9,6 +9,7 @@ import (
 	"sync"
 
 	"github.com/holdfast-vault/holdfast/immutability/durable"
+	"github.com/holdfast-vault/holdfast/immutability/keeper"
 	"github.com/holdfast-vault/holdfast/immutability/level"
 	"github.com/holdfast-vault/holdfast/immutability/worm"
 )
@@ -37,9 +38,6 @@ func (p *protection) found() []string {
 	defer p.mu.Unlock()
 	return slices.Clone(p.findings)
 }
-
-// weakPrefix begins what is said of the protection, which is no damage.
-const weakPrefix = "protection: "
 
 // level is the protection that holds now, with what witnesses know on top of what was tried.
 func (k *house) level(store *worm.Store) level.Level {
@@ -128,12 +126,12 @@ func (k *house) attack(ctx context.Context, store *worm.Store) error {
 	var findings []string
 	if k.guarded {
 		for _, a := range report.Through() {
-			findings = append(findings, fmt.Sprintf("%s%s (tried by %s)", weakPrefix, a.What, a.By))
+			findings = append(findings, fmt.Sprintf("%s%s (tried by %s)", keeper.WeakPrefix, a.What, a.By))
 		}
 	}
 	if k.exposed != nil {
 		report.Level = min(report.Level, level.Ownership)
-		findings = append(findings, weakPrefix+k.exposed.Error())
+		findings = append(findings, keeper.WeakPrefix+k.exposed.Error())
 	}
 	k.holds.set(report.Level, findings)
 	for _, f := range findings {

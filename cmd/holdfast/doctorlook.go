@@ -8,6 +8,8 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -81,14 +83,11 @@ func (p *patient) openStore() (closed func()) {
 
 // process says who has the vault open.
 func (p *patient) process(ctx context.Context) {
-	socket, _, err := p.a.keeper(p.dir)
-	if err == nil && socket != "" {
-		p.keeper(ctx, socket)
-	}
 	place, err := p.a.lockPlace(p.dir)
 	if err != nil {
-		place = p.dir // the configuration is told of already
+		place = p.dir
 	}
+	p.keeper(ctx)
 	p.holder, p.held = lockHolder(place)
 	switch {
 	case !p.held:
@@ -101,18 +100,41 @@ func (p *patient) process(ctx context.Context) {
 	}
 }
 
-// keeper says whether the vault's keeper answers, and whether it has this vault.
-func (p *patient) keeper(ctx context.Context, socket string) {
+// keeper says who keeps the files.
+func (p *patient) keeper(ctx context.Context) {
+	socket, work, err := p.a.keeper(p.dir)
+	info, serr := os.Stat(p.dir)
+	if err != nil || serr != nil {
+		return // told already
+	}
+	owner := info.Sys().(*syscall.Stat_t).Uid
+	_, started := os.Stat(filepath.Join(p.dir, "keeper", "lock"))
+	switch {
+	case socket == "" && started == nil && int(owner) != os.Geteuid():
+		p.say("keeper", isWeak, "if a keeper has it, name its socket (keeper: in the configuration)", "none is configured, and the vault belongs to user %d", owner)
+	case socket == "":
+		p.say("keeper", isNote, "", "none: the daemon keeps the files itself")
+	case int(owner) == os.Geteuid() && owner != 0:
+		p.say("keeper", isBroken, "give the vault's directory to the keeper's user; docs/OPERATIONS.md says how a vault moves under a keeper", "%s is configured, and the vault belongs to this user", socket)
+	default:
+		p.askKeeper(ctx, socket, work, owner)
+	}
+}
+
+// askKeeper reaches the keeper, as far as this user may.
+func (p *patient) askKeeper(ctx context.Context, socket, work string, owner uint32) {
 	has, err := vault.KeeperHas(ctx, socket)
 	switch {
+	case err == nil && has == p.id:
+		p.well("keeper", "%s has the vault; the daemon's own files are in %s", socket, work)
+	case err == nil && has == "":
+		p.say("keeper", isBroken, "start it with --vault "+p.dir, "%s has no vault", socket)
+	case err == nil:
+		p.say("keeper", isBroken, "name the right socket (keeper: in the configuration)", "%s has another vault, %s", socket, has)
 	case errors.Is(err, vault.ErrNotItsDaemon):
-		p.say("keeper", isNote, "run this as the daemon's user", "it listens at %q, and tells nobody but its daemon's user more", socket)
-	case err != nil:
-		p.say("keeper", isBroken, "systemctl status holdfast-keeper; nothing can be pulled or removed without it, and everything can be read", "%v", err)
-	case has != p.id:
-		p.say("keeper", isBroken, "name the one's directory (vault:) or the other's socket (keeper:)", "the one at %q has vault %q, and not this one", socket, has)
+		p.say("keeper", isNote, "as the daemon's user doctor hears more; as user "+strconv.Itoa(int(owner))+": holdfast-keeper status", "%s answers the daemon's user alone", socket)
 	default:
-		p.well("keeper", "it answers at %q", socket)
+		p.say("keeper", isBroken, "systemctl status holdfast-keeper; nothing is pulled or removed without it, and everything can be read", "%v", err)
 	}
 }
 
@@ -213,6 +235,8 @@ var fileSystems = map[int64]struct {
 const (
 	lowShare = 20 // one part in
 	lowBytes = 5 << 30
+	// leastBytes is room for two packs.
+	leastBytes = 256 << 20
 )
 
 func (p *patient) disk() {
@@ -238,7 +262,7 @@ func (p *patient) disk() {
 	free, size := st.Bavail*uint64(st.Bsize), st.Blocks*uint64(st.Bsize)
 	do := "give it more room; nothing that is locked makes room, and a full disk stops pulls without losing anything"
 	switch {
-	case free < 256<<20:
+	case free < leastBytes && free < size/lowShare:
 		p.say("disk", isBroken, do, "%s of %s are free: pulls fail", humanize.IBytes(free), humanize.IBytes(size))
 	case free < size/lowShare && free < lowBytes:
 		p.say("disk", isWeak, do, "%s of %s are free", humanize.IBytes(free), humanize.IBytes(size))

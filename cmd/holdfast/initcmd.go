@@ -59,7 +59,7 @@ func (a *app) init(ctx context.Context, recoveryOut string) error {
 		return err
 	}
 	if socket == "" {
-		err = a.mayInit(dir)
+		err = errors.Join(a.mayPromise(policy), a.mayInit(dir))
 	} else {
 		err = mayFound(ctx, socket)
 	}
@@ -119,6 +119,16 @@ func mayFound(ctx context.Context, socket string) error {
 	return nil
 }
 
+// mayPromise refuses locks of mode compliance in a vault that this process makes: it belongs to this process, which can
+// therefore remove all of it. A keeper finds out by itself.
+func (a *app) mayPromise(p ledger.Policy) error {
+	cfg, err := a.config()
+	if err != nil {
+		return err
+	}
+	return level.Suffices(wantsCompliance(cfg, p), level.None, cfg.AcceptWeaker, "accept_weaker_protection: true in holdfast.yaml")
+}
+
 // mayInit finds a directory that init would refuse before any key is made.
 func (a *app) mayInit(dir string) error {
 	entries, err := os.ReadDir(dir)
@@ -150,8 +160,7 @@ func (a *app) initialPolicy() (ledger.Policy, error) {
 	}
 	p.BudgetBytes = cfg.Lock.Budget
 	p.MinSeconds = min(p.MinSeconds, p.DefaultSeconds)
-	// A vault that this process makes belongs to this process, which can therefore remove all of it.
-	return p, level.Suffices(wantsCompliance(cfg, p), level.None, cfg.AcceptWeaker, "accept_weaker_protection: true in holdfast.yaml")
+	return p, nil
 }
 
 func (a *app) newUnlockFile(id string) (string, error) {

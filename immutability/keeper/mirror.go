@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"sync"
 
 	"github.com/RoaringBitmap/roaring/v2"
@@ -11,6 +12,7 @@ import (
 	"github.com/holdfast-vault/holdfast/immutability/clock"
 	"github.com/holdfast-vault/holdfast/immutability/durable"
 	"github.com/holdfast-vault/holdfast/immutability/ledger"
+	"github.com/holdfast-vault/holdfast/immutability/level"
 	"github.com/holdfast-vault/holdfast/immutability/policy"
 	"github.com/holdfast-vault/holdfast/immutability/worm"
 )
@@ -215,14 +217,28 @@ func (m *Mirror) Close() error {
 	return m.store.Close()
 }
 
-// Protection gives the level of protection that the keeper found to hold.
-func (m *Mirror) Protection() string {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if m.client == nil {
-		return ""
-	}
-	return m.client.Welcome().Level
+// WeakPrefix begins the lines of Inspect that tell what is weak about the protection, which is no damage.
+const WeakPrefix = "protection: "
+
+// Protection gives the level of protection that the keeper found to hold when it tried last, and what got through in its
+// hands, a line each.
+func (m *Mirror) Protection(ctx context.Context) (holds level.Level, through []string, err error) {
+	err = m.ask(ctx, func(c *Client) error {
+		a, err := c.call(ctx, KindHello, &Hello{Program: "holdfast"}) // it may have tried again since the first
+		if err != nil {
+			return err
+		}
+		holds = level.Parse(a.body.(*Welcome).Level)
+		lines, err := c.Inspect(ctx)
+		through = nil
+		for _, line := range lines {
+			if weak, ok := strings.CutPrefix(line, WeakPrefix); ok {
+				through = append(through, weak)
+			}
+		}
+		return err
+	})
+	return holds, through, err
 }
 
 // sessionClaims is what the keeper said of the packs that a session asked for.
