@@ -174,3 +174,26 @@ func TestRecordOfWitnessesIsVerified(t *testing.T) {
 }
 
 func base64Of(b []byte) string { return base64.StdEncoding.EncodeToString(b) }
+
+// FuzzRecords: whatever a ledger's line says, the checker answers, and takes nothing that is not signed.
+func FuzzRecords(f *testing.F) {
+	log, private := keyPair("holdfast/v", typeNote, 1)
+	w, wKey := keyPair("w.example/1", typeCosignature, 3)
+	text := "holdfast/v\n9\n" + rootB + "\n"
+	f.Add([]byte(fmt.Sprintf(`{"seq":5,"kind":"origin","origin":{"number":2,"origin":"holdfast/v/2","before":"holdfast/v","own":{"size":5,"root":%q},"lost":{"size":9,"root":%q},"note":%q}}`,
+		rootA, rootB, text+"\n"+sign(log, private, text, 0))))
+	f.Add([]byte(fmt.Sprintf(`{"kind":"witnessed","witnessed":{"origin":"holdfast/v","size":9,"root":%q,"quorum":1,"cosignatures":[{"witness":"w.example/1+%08x+%s","at":"1970-01-01T00:00:07Z","signature":%q}]}}`,
+		rootB, w.ID, keyText(w), strings.Fields(sign(w, wKey, text, 7))[2])))
+	other, _ := keyPair("holdfast/other", typeNote, 9)
+	f.Fuzz(func(t *testing.T, line []byte) {
+		if o, err := CheckOrigin(line, other); o != nil && err == nil {
+			t.Errorf("an origin of a ledger whose key signed nothing: %+v", o)
+		}
+		if o, err := CheckOrigin(line, log); err == nil && o != nil && (o.Number < 2 || o.Note == "") {
+			t.Errorf("%+v", o)
+		}
+		if got, err := CheckWitnessed(line, &Policy{Log: log, Witnesses: []Key{w}, Quorum: 1}); err == nil && got != nil && len(got.Signed) < 1 {
+			t.Errorf("%+v", got)
+		}
+	})
+}

@@ -27,7 +27,7 @@ const (
 )
 
 // ErrNoWitness says that a note carries no cosignature of a witness that the store trusts.
-var ErrNoWitness = errors.New("none of the witnesses that are trusted here cosigned it")
+var ErrNoWitness = errors.New("none of the witnesses that are trusted here cosigned it (witnesses: in the configuration, and in the keeper's own settings)")
 
 // Witnesses is whose word a store takes for the time and for the past. The zero value trusts nobody.
 type Witnesses struct {

@@ -429,3 +429,16 @@ func TestNoFaultLosesWhatWitnessesSaid(t *testing.T) {
 		}
 	}
 }
+
+// FuzzWitnesses: the keeper's list is a person's to write, and no mistake in it makes a quorum of nobody.
+func FuzzWitnesses(f *testing.F) {
+	_, trust := outsiders(f, 2, 1)
+	f.Add([]byte(fmt.Sprintf(`{"quorum":1,"members":[{"name":"a","key":%q},{"name":"b","key":%q}]}`, trust.Members[0].Key, trust.Members[1].Key)))
+	f.Add([]byte(`{"quorum":1}`))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		w, err := ParseWitnesses(data)
+		if err == nil && (len(w.Members) > 0 || w.Quorum != 0) && (w.Quorum < 1 || w.Quorum > len(w.Members) || len(w.Members) > witnessesMax) {
+			t.Errorf("%+v", w)
+		}
+	})
+}
