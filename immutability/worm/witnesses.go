@@ -318,6 +318,7 @@ func (s *Store) BeginOrigin(ctx context.Context, saved []byte, root, by, reason 
 	s.mu.Lock()
 	s.state.apply(r)
 	s.mu.Unlock()
+	s.clock.Follow(r.Seq + 1)
 	s.flush()
 	return r, nil
 }

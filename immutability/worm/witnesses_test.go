@@ -352,6 +352,14 @@ func TestRolledBackStoreRefusesToGoOn(t *testing.T) {
 	if r.Origin.Number != 2 {
 		t.Errorf("%+v", r.Origin)
 	}
+	ran, err := s.Now()
+	must(t, err)
+	must(t, s.Close())
+	s = open(t, old, src)
+	must(t, s.TrustWitnesses(trust))
+	if now, err := s.Now(); err != nil || now.Running != ran.Running {
+		t.Errorf("running time was %d and is %d after another origin", ran.Running, now.Running)
+	}
 	commit(t, s, "web1", "s4", ledger.Lock{})
 	tell(t, s, all, wallOf(t, src))
 	if err := s.Cosigned(ctx, newest); err == nil || errors.Is(err, ledger.ErrBehind) || s.Ledger().Behind() != nil {
