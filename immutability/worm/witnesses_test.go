@@ -352,6 +352,7 @@ func TestRolledBackStoreRefusesToGoOn(t *testing.T) {
 	if r.Origin.Number != 2 {
 		t.Errorf("%+v", r.Origin)
 	}
+	src.Advance(time.Hour)
 	ran, err := s.Now()
 	must(t, err)
 	must(t, s.Close())
