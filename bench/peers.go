@@ -46,6 +46,8 @@ func (st *station) newContender(tool, dir string) (c contender, why string) {
 	switch tool {
 	case us:
 		return &holdfastTool{t}, ""
+	case kept:
+		return &keptTool{holdfastTool{t}}, ""
 	case rsync:
 		return &rsyncTool{plain{t}}, ""
 	case rclone:

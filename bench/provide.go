@@ -19,6 +19,7 @@ import (
 // programs are what each tool needs, and the Debian packages that have them.
 var programs = map[string][][2]string{
 	us:     {{"sshd", "openssh-server"}, {"ssh-keygen", "openssh-client"}},
+	kept:   {{"sshd", "openssh-server"}, {"ssh-keygen", "openssh-client"}},
 	rsync:  {{"rsync", "rsync"}, {"ssh", "openssh-client"}},
 	rclone: {{"rclone", "rclone"}},
 	sftp:   {{"sftp", "openssh-client"}, {"ssh", "openssh-client"}},
@@ -109,7 +110,7 @@ func buildModule(ctx context.Context, m [3]string, program string) (err error) {
 
 // versionArgs make each program say its version.
 var versionArgs = map[string][]string{
-	us: {"version"}, rsync: {"--version"}, rclone: {"version"}, sftp: {"-V"}, restic: {"version"}, borg: {"--version"}, "sshfs": {"--version"},
+	us: {"version"}, kept: {"version"}, rsync: {"--version"}, rclone: {"version"}, sftp: {"-V"}, restic: {"version"}, borg: {"--version"}, "sshfs": {"--version"},
 }
 
 // version is what a program says of itself, in its first line.

@@ -196,6 +196,9 @@ func (r *report) demands(b *strings.Builder) {
 // figures are what a demand compares with its limit, one of each repetition that has all that it takes.
 func (r *report) figures(d demand) (xs []float64, against string) {
 	ours := r.of(d.row, us)
+	if d.tool != "" {
+		ours = r.of(d.row, d.tool)
+	}
 	switch {
 	case d.other != "":
 		return ratios(ours, r.of(d.other, us), d.measure.of), d.other

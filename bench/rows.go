@@ -43,6 +43,7 @@ type suite struct {
 
 const (
 	us     = "holdfast"
+	kept   = "holdfast with a keeper"
 	rsync  = "rsync"
 	rclone = "rclone"
 	sftp   = "sftp"
@@ -94,6 +95,14 @@ var suites = []suite{
 		phases: []phase{{
 			row: "far-flat", what: "long link: unchanged directory of 300k entries", verb: pull, far: true, tools: []string{us},
 		}},
+	},
+	{
+		name: "KEPT", many: true, gigabytes: 5,
+		tree: func(scale float64, day int) *corpus.Tree { return corpus.Small(times(100_000, scale), day) },
+		phases: []phase{
+			{row: "keeper-first", what: "first pull of SMALL, without and with a keeper", verb: pull, first: true, tools: []string{us, kept}},
+			{row: "keeper-unchanged", what: "pull of an unchanged SMALL, without and with a keeper", verb: pull, tools: []string{us, kept}},
+		},
 	},
 	growth("growth-10k", 10_000, 0.5),
 	growth("growth-100k", 100_000, 1),
@@ -163,10 +172,11 @@ func toolsOf(list []suite) (out []string) {
 	return out
 }
 
-// demand is a limit: what is measured of us, divided by the least that any of the peers needs in the same repetition.
+// demand is a limit: what is measured of us, or of us with a keeper, divided by the least that any of the peers needs in the same repetition.
 type demand struct {
 	row     string
 	measure measure
+	tool    string   // whose; "" for us
 	peers   []string // none: what is measured of us, alone
 	other   string   // instead of peers: us in another row
 	limit   float64
@@ -207,6 +217,8 @@ var demands = append([]demand{
 	{row: "large-restore", measure: wall, peers: []string{restic, borg}, limit: 0.8},
 	{row: "small-check", measure: wall, peers: []string{restic}, limit: 1.0},
 	{row: "large-check", measure: wall, peers: []string{restic}, limit: 1.0},
+	{row: "keeper-first", measure: wall, tool: kept, peers: []string{us}, limit: 1.08},
+	{row: "keeper-unchanged", measure: wall, tool: kept, peers: []string{us}, limit: 1.08},
 	{row: "growth-100k", measure: wall, other: "growth-10k", limit: 10},
 	{row: "growth-1m", measure: wall, other: "growth-100k", limit: 10},
 }, memoryDemands()...)

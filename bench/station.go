@@ -113,7 +113,7 @@ func (st *station) port(host string) string {
 
 // find is where the program of a tool is, "" if nowhere.
 func (st *station) find(tool string) string {
-	if tool == us {
+	if tool == us || tool == kept {
 		return st.program
 	}
 	return lab.Find(tool, st.o.tools)
@@ -175,10 +175,10 @@ func remove(dir string) error {
 		if err != nil {
 			return err
 		}
-		if d.IsDir() {
-			err = os.Chmod(path, 0o700)
+		if err := lab.Mutable(path); err != nil || !d.IsDir() {
+			return err
 		}
-		return errors.Join(lab.Mutable(path), err)
+		return os.Chmod(path, 0o700)
 	})
 	return errors.Join(err, os.RemoveAll(dir))
 }
