@@ -102,6 +102,7 @@ func TestDaemonAsksWitnessesAndStopsBehindThem(t *testing.T) {
 		s.vault, url, witnessKey, someWitnessKey))
 	early := filepath.Join(s.dir, "early")
 	copyTree(t, s.vault, early)
+	saved := s.write("saved", s.must("ledger", "checkpoint").out)
 	writeTree(t, filepath.Join(src, "more"), 77, 5, 0)
 	s.pull(srv, "web1", src)
 	d := s.serve()
@@ -153,6 +154,10 @@ func TestDaemonAsksWitnessesAndStopsBehindThem(t *testing.T) {
 		proof := s.write("p", rolled.must("ledger", "prove", fmt.Sprint(i)).out)
 		s.audit("proof", "--key", key, proof).told(t, 0)
 	}
+	// What was saved before the rollback is proved by a checkpoint of the new origin, what was given up is not.
+	proof = s.write("p", rolled.must("ledger", "consistency", saved).out)
+	s.audit("consistency", "--key", key, saved, proof).told(t, 0, "extends the saved checkpoint")
+	s.audit("consistency", "--key", key, newest, proof).told(t, exitDamage)
 	// The witness takes the new origin as a log of its own, and goes on refusing the old one.
 	rolled.run("ledger", "cosign", "--witness", url, "--witness-key", witnessKey).told(t, exitFailed, "does not know this ledger")
 	s.must("witness", "add-log", dir, next)

@@ -302,3 +302,34 @@ func TestRecordsOfWitnessesAndOriginsAreAFormat(t *testing.T) {
 		}
 	}
 }
+
+// TestTornLineIsToldAndNoDamage: a write that was cut is named by a look at the files, and is not taken for a lost record; one
+// that the checkpoint covers is.
+func TestTornLineIsToldAndNoDamage(t *testing.T) {
+	d, l := newLedger(t)
+	appendAll(t, l, sealRecord(1), sealRecord(2))
+	whole := read(t, d, "ledger/000001.jsonl")
+	for _, tail := range []string{`{"seq":3,"kind":"se`, `{"seq":3}` + "\n", "\x00\x00\x00"} {
+		write(t, d, "ledger/000001.jsonl", append(bytes.Clone(whole), tail...))
+		report, err := Inspect(d, "ledger", testVerifier)
+		must(t, err)
+		if len(report.Damages) > 0 || len(report.Torn) != 1 || report.Size != 3 {
+			t.Errorf("%q: %+v", tail, report)
+		}
+		again := d.Clone()
+		l := reopen(t, again)
+		appendAll(t, l, sealRecord(3))
+		if got := kinds(reopen(t, again)); got != "init seal seal segment seal" {
+			t.Errorf("%q: records %s", tail, got)
+		}
+	}
+	write(t, d, "ledger/000001.jsonl", whole[:len(whole)-3])
+	report, err := Inspect(d, "ledger", testVerifier)
+	must(t, err)
+	if len(report.Damages) != 1 || len(report.Torn) > 0 {
+		t.Errorf("a torn line that was acknowledged: %+v", report)
+	}
+	if _, err := Open(d, "ledger", testSigner, ""); err == nil {
+		t.Error("it can be written")
+	}
+}
