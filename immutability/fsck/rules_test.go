@@ -13,6 +13,7 @@ import (
 
 	"github.com/RoaringBitmap/roaring/v2"
 
+	"github.com/holdfast-vault/holdfast/immutability/audit"
 	"github.com/holdfast-vault/holdfast/immutability/reliance"
 )
 
@@ -173,6 +174,24 @@ var lies = []struct {
 		k.m.put(manifestFile(reliance.ID(file)), file)
 		k.commitOf(reliance.ID(file), h, lockOf("governance", 1000))
 	}, KindRecord, "relies on 4294967295 packs that no record seals"},
+	{"a pin of another root", func(k *maker) { k.seal("s"); k.pinned(len(k.lines), k.root(1)) }, KindLedger, "do not have the root that it names"},
+	{"a pin that leaves two records out", func(k *maker) {
+		k.seal("s")
+		k.seal("s")
+		k.pinned(len(k.lines)-2, k.root(len(k.lines)-2))
+	}, KindLedger, "records before it, and 3 are there"},
+	{"a pin of records that are not there", func(k *maker) { k.pinned(9, k.root(1)) }, KindLedger, "records 1 to 8 are missing"},
+	{"somebody else's signing key", func(k *maker) { k.m.put("keeper/log.key", []byte(newKey(k.key.name, 1, 5).signer()+"\n")) }, KindIdentity, "and the ledger names another"},
+	{"a clock of another month", func(k *maker) {
+		k.seal("s")
+		k.m.put("keeper/clock", clockFileOf(testVault, 30*24*3600, k.at.Wall.Add(30*24*time.Hour)))
+	}, KindClock, "there is a record for each day"},
+	{"a checkpoint of another past", func(k *maker) { k.seal("s"); k.m.put("log/checkpoint", []byte(k.key.note(1, k.root(2)))) }, KindRefuted, "do not have the root that log/checkpoint says"},
+	{"an origin whose proof is of another log", func(k *maker) {
+		other := k.key
+		other.name = "holdfast/other"
+		k.origin(9, k.root(1), other)
+	}, KindLedger, `it is of "holdfast/other"`},
 	{"a second beginning", func(k *maker) { k.lines = append(k.lines, k.lines[0]) }, KindLedger, "it has number 0"},
 	{"a clock put forward", func(k *maker) { k.pass(100).seal("s"); k.clock(100 + 30*24*3600) }, KindClock, "so that locks would end early"},
 	{"another vault's clock", func(k *maker) { k.m.put("keeper/clock", clockFileOf(strings.Repeat("f", 32), 0, k.at.Wall)) }, KindClock, "it is the clock of vault"},
@@ -189,6 +208,17 @@ func (k *maker) witnessed(size int, at time.Time, root string, w logKey) {
 	text := fmt.Sprintf("%s\n%d\n%s\n", k.key.name, size, root)
 	k.add("witnessed", map[string]any{"origin": k.key.name, "size": size, "root": root, "quorum": 1, "cosignatures": []map[string]any{
 		{"witness": w.verifier(), "at": at.Format(wallForm), "signature": w.sign(text, at)}}})
+}
+
+// pinned begins another segment with a pin of one's own.
+func (k *maker) pinned(size int, root string) {
+	k.segments = append(k.segments, len(k.lines))
+	k.add("segment", map[string]any{"number": len(k.segments), "size": size, "root": root})
+	if size < len(k.lines)-1 { // numbers go on from there
+		last := k.lines[len(k.lines)-1]
+		body := strings.Replace(last[:strings.LastIndex(last, `,"hash"`)], fmt.Sprintf(`"seq":%d`, len(k.lines)-1), fmt.Sprintf(`"seq":%d`, size), 1)
+		k.lines[len(k.lines)-1] = fmt.Sprintf(`%s,"hash":"%x"}`, body, sha256.Sum256([]byte(body)))
+	}
 }
 
 // origin goes on under another name, having lost a head that somebody signed.
@@ -272,13 +302,30 @@ func TestWhatMayBeIsNoDamage(t *testing.T) {
 			k.seal("s")
 			k.origin(9, k.root(1), k.key)
 		}, "the ledger was rolled back"},
+		"a segment begun and not used": {func(k *maker) {
+			k.seal("s")
+			k.pinned(len(k.lines), k.root(len(k.lines)))
+			k.files()
+			k.m.put("ledger/checkpoint", []byte(k.key.note(2, k.root(2))))
+		}, "begun and not used"},
+		"a line whose fsync failed": {func(k *maker) {
+			k.seal("s")
+			n := len(k.lines) - 1
+			k.pinned(n, k.root(n))
+			counted := append(append([]string{}, k.lines[:n]...), k.lines[n+1:]...)
+			whole := k.lines
+			k.files()
+			k.lines = counted
+			k.m.put("ledger/checkpoint", []byte(k.key.note(uint64(len(counted)), k.root(len(counted)))))
+			k.lines = whole
+		}, "the next start records it"}, // the seal did not count
 		"a clock behind":  {func(k *maker) { k.pass(9999).seal("s"); k.clock(3) }, "behind the newest record"},
 		"no part of ours": {func(k *maker) { k.m.put("notes.txt", []byte("x")) }, "no part of a vault"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			k := newMaker(t)
 			x.make(k)
-			if name != "a torn line" {
+			if k.m.MapFS[segmentName(1)] == nil {
 				k.files()
 			}
 			r := lookAt(t, k.m, Options{})
@@ -292,6 +339,49 @@ func TestWhatMayBeIsNoDamage(t *testing.T) {
 			}
 			t.Errorf("nothing notes %q: %+v", x.note, r.Notes)
 		})
+	}
+}
+
+// TestSizesAreToldWithoutReading: a pack that was cut shows at once.
+func TestSizesAreToldWithoutReading(t *testing.T) {
+	k := healthy(t)
+	m := k.files()
+	m.put("packs/00000003.pack", []byte("x"))
+	if r, err := Look(t.Context(), m, Options{}); err != nil || !r.says(KindChanged, "it has 1 bytes") || r.BytesRead > 0 {
+		t.Errorf("%v %+v", err, r)
+	}
+	line := bytes.Replace([]byte(k.lines[1]), []byte(`"session":"s"`), []byte(`"session":"t"`), 1)
+	if _, err := readLine(line); err == nil {
+		t.Error("a line was read whose hash does not match")
+	}
+}
+
+// TestRootsAreThoseOfRFC6962 computes them by the words of the RFC: split at the largest power of two.
+func TestRootsAreThoseOfRFC6962(t *testing.T) {
+	var leaves []audit.Hash
+	var byWords func(l []audit.Hash) audit.Hash
+	byWords = func(l []audit.Hash) audit.Hash {
+		switch len(l) {
+		case 0:
+			return sha256.Sum256(nil)
+		case 1:
+			return l[0]
+		}
+		k := 1
+		for 2*k < len(l) {
+			k *= 2
+		}
+		left, right := byWords(l[:k]), byWords(l[k:])
+		return sha256.Sum256(append(append([]byte{1}, left[:]...), right[:]...))
+	}
+	var grown tree
+	for n := range 70 {
+		if grown.root() != byWords(leaves) {
+			t.Fatalf("root of %d leaves", n)
+		}
+		leaf := audit.Leaf([]byte{byte(n)})
+		leaves = append(leaves, leaf)
+		grown.add(leaf)
 	}
 }
 
