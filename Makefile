@@ -135,7 +135,7 @@ kill-sweep:
 	$(call sweep,Killed,./cmd/holdfast,HOLDFAST_SWEEP=full)
 
 flip-sweep:
-	$(call sweep,Flip|NoDamage,./vault/... ./immutability/...,HOLDFAST_SWEEP=full)
+	$(call sweep,Flip|NoDamage,./vault/... ./immutability/... ./cmd/holdfast,HOLDFAST_SWEEP=full)
 
 # /usr/local/go and /usr/share pulled from a real sshd and compared; a few bytes edited in a large file.
 real-trees:

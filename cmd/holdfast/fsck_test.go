@@ -13,7 +13,7 @@ func TestSecondOpinionDiffersOnAHealthyVault(t *testing.T) {
 	agree := func(s *site, more ...string) string {
 		t.Helper()
 		s.must("ledger", "verify")
-		r := fsck(t, append([]string{s.vault}, more...)...)
+		r := runFsck(t, append([]string{s.vault}, more...)...)
 		r.told(t, exitDone, "OK: nothing is wrong")
 		return r.out
 	}
@@ -31,10 +31,10 @@ func TestSecondOpinionDiffersOnAHealthyVault(t *testing.T) {
 
 	c := makeCrypt(t)
 	for _, dir := range []string{c.dir, c.older, c.fork, c.other} {
-		r := fsck(t, dir, "--read-data", "--key", c.identity)
+		r := runFsck(t, dir, "--read-data", "--key", c.identity)
 		r.told(t, exitDone, "OK: nothing is wrong", "With the key:")
 	}
-	r := fsck(t, c.dir, "--json", "--witness", c.witnessKey)
+	r := runFsck(t, c.dir, "--json", "--witness", c.witnessKey)
 	var look struct {
 		OK        bool           `json:"ok"`
 		Kinds     map[string]int `json:"kinds"`
@@ -52,7 +52,7 @@ func TestSecondOpinionDiffersOnAHealthyVault(t *testing.T) {
 	if err := os.Chmod(c.dir, 0o500); err != nil {
 		t.Fatal(err)
 	}
-	fsck(t, c.dir).told(t, exitDone)
+	runFsck(t, c.dir).told(t, exitDone)
 }
 
 // TestWhatOnlyTheKeyTellsIsNotTold: files that cannot be given back are counted by snapshot, with the first one's name.
@@ -72,15 +72,15 @@ func TestWhatOnlyTheKeyTellsIsNotTold(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			c := c.copyOf(t)
 			x.do(c)
-			fsck(t, c.dir, "--read-data", "--key", c.identity).told(t, exitDamage, append(x.words, "What to do now")...)
+			runFsck(t, c.dir, "--read-data", "--key", c.identity).told(t, exitDamage, append(x.words, "What to do now")...)
 		})
 	}
 	s, _, _ := pulledSite(t)
 	flip(t, filepath.Join(s.vault, "packs/00000001.pack"), 0.3)
-	fsck(t, s.vault, "--read-data", "--key", filepath.Join(s.dir, "unlock.key")).told(t, exitDamage, "files cannot be given back whole, the first of them")
+	runFsck(t, s.vault, "--read-data", "--key", filepath.Join(s.dir, "unlock.key")).told(t, exitDamage, "files cannot be given back whole, the first of them")
 	wrong := c.file("wrong.key", []byte("junk\n"))
-	fsck(t, c.dir, "--key", wrong).told(t, exitFailed, "wrong.key")
-	fsck(t, c.dir, "--key", filepath.Join(c.home, "nowhere")).told(t, exitFailed, "nowhere")
+	runFsck(t, c.dir, "--key", wrong).told(t, exitFailed, "wrong.key")
+	runFsck(t, c.dir, "--key", filepath.Join(c.home, "nowhere")).told(t, exitFailed, "nowhere")
 }
 
 func TestSecondOpinionIsToldNonsense(t *testing.T) {
@@ -102,7 +102,7 @@ func TestSecondOpinionIsToldNonsense(t *testing.T) {
 		{[]string{"--help"}, exitDone, "holdfast-fsck DIR"},
 		{[]string{"--against", first, s.vault, "--read-data"}, exitDone, "PROVED"},
 	} {
-		fsck(t, x.args...).told(t, x.code, x.say)
+		runFsck(t, x.args...).told(t, x.code, x.say)
 	}
 	// A checkpoint that went through a mail program still counts; one that was altered does not.
 	b, err := os.ReadFile(first)
@@ -110,8 +110,8 @@ func TestSecondOpinionIsToldNonsense(t *testing.T) {
 		t.Fatal(err)
 	}
 	line := strings.Split(string(b), "\n")
-	fsck(t, s.vault, "--against", line[1]+":"+line[2]).told(t, exitDone, "PROVED")
-	fsck(t, s.vault, "--against", line[1]+":"+strings.Repeat("A", 43)+"=").told(t, exitDamage, "REFUTED")
-	fsck(t, s.vault, "--against", s.write("mail", strings.ReplaceAll(string(b), "\n", "\r\n")+"\r\n")).told(t, exitDone, "PROVED")
-	fsck(t, s.vault, "--against", s.write("altered", strings.Replace(string(b), "\n"+line[1]+"\n", "\n1\n", 1))).told(t, exitDamage, "REFUTED", "its signature does not hold")
+	runFsck(t, s.vault, "--against", line[1]+":"+line[2]).told(t, exitDone, "PROVED")
+	runFsck(t, s.vault, "--against", line[1]+":"+strings.Repeat("A", 43)+"=").told(t, exitDamage, "REFUTED")
+	runFsck(t, s.vault, "--against", s.write("mail", strings.ReplaceAll(string(b), "\n", "\r\n")+"\r\n")).told(t, exitDone, "PROVED")
+	runFsck(t, s.vault, "--against", s.write("altered", strings.Replace(string(b), "\n"+line[1]+"\n", "\n1\n", 1))).told(t, exitDamage, "REFUTED", "its signature does not hold")
 }

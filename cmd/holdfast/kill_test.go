@@ -69,7 +69,7 @@ func TestKilledPullLosesOrDamagesSomething(t *testing.T) {
 			}
 			hit[m.phase]++
 			cut, _ := filepath.Glob(filepath.Join(s.vault, "incoming", "*.pack"))
-			fsck(t, s.vault, "--read-data").told(t, 0, "OK: nothing is wrong")
+			runFsck(t, s.vault, "--read-data").told(t, 0, "OK: nothing is wrong")
 			s.must("check", "--read-data")
 			again := s.pull(srv, "web1", src)
 			if again.State != "complete" || again.Files != base.Files {
@@ -91,7 +91,7 @@ func TestKilledPullLosesOrDamagesSomething(t *testing.T) {
 				t.Errorf("packs hold %d bytes, uninterrupted %d", packs, basePacks)
 			}
 			s.must("check", "--read-data")
-			fsck(t, s.vault, "--read-data", "--key", filepath.Join(s.dir, "unlock.key")).told(t, 0, "OK: nothing is wrong", "none of them damaged")
+			runFsck(t, s.vault, "--read-data", "--key", filepath.Join(s.dir, "unlock.key")).told(t, 0, "OK: nothing is wrong", "none of them damaged")
 			to := filepath.Join(s.dir, "out")
 			s.must("restore", "web1@latest", "--to", to)
 			sameAsSource(t, src, to)

@@ -39,10 +39,7 @@ type rootAttack struct {
 	missing []string
 }
 
-var (
-	everybody = []string{byVerify, byWitness, byAgainst}
-	outsiders = []string{byVerify, byAgainst}
-)
+var everybody = []string{byVerify, byWitness, byAgainst}
 
 // commitOf finds a snapshot's commit.
 func commitOf(id string) string { return `"commit":{"snapshot":"` + id }
@@ -373,7 +370,7 @@ func (c *crypt) judge() (by []string, said string) {
 		{byFsck, []string{c.dir, "--verifier", c.verifier, "--read-data"}},
 		{byAgainst, []string{c.dir, "--verifier", c.verifier, "--read-data", "--against", c.early, "--against", c.saved, "--witness", c.witnessKey}},
 	} {
-		r := fsck(c.t, x.args...)
+		r := runFsck(c.t, x.args...)
 		report(x.who, r.code == exitDamage, r.out+r.err)
 		if r.code != exitDone && r.code != exitDamage {
 			c.t.Errorf("%s: exit %d: %s", x.who, r.code, r.err)

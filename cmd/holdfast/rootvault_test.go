@@ -40,8 +40,8 @@ var buildFsck = sync.OnceValues(func() (string, error) {
 	return tool, err
 })
 
-// fsck runs holdfast-fsck on a directory, in an environment without a vault.
-func fsck(t testing.TB, args ...string) result {
+// runFsck runs holdfast-fsck on a directory, in an environment without a vault.
+func runFsck(t testing.TB, args ...string) result {
 	t.Helper()
 	tool, err := buildFsck()
 	if err != nil {
