@@ -312,7 +312,7 @@ func stride(n int64) int64 {
 	case os.Getenv("HOLDFAST_SWEEP") == "full":
 		return n
 	case raceEnabled || testing.Short():
-		return 17 * n
+		return 41 * n
 	}
 	return 2 * n
 }

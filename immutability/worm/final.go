@@ -228,19 +228,13 @@ func (s *Store) guardRoot() error {
 			return err
 		}
 	}
-	if s.sharedRoot {
-		return nil
-	}
 	return s.guardDirectory(".", durable.Immutable)
 }
 
-// replaceKeyring writes the keyring's file, with the root's flag lifted for one rename where it has one. s.write is held.
+// replaceKeyring writes the keyring's file, with the root's flag lifted for one rename. s.write is held.
 func (s *Store) replaceKeyring(keyring []byte) error {
-	switch {
-	case s.guard == nil:
+	if s.guard == nil {
 		return durable.Replace(s.disk, keyringFile, keyring, 0o600)
-	case s.sharedRoot:
-		return durable.Replace(s.disk, keyringFile, keyring, groupFile)
 	}
 	return durable.ReplaceGuarded(s.guard, path.Join(incomingDir, keyringFile+tmpSuffix), keyringFile, keyring, groupFile)
 }
@@ -304,7 +298,7 @@ func (c *checker) flags() {
 	defer c.s.write.Unlock()
 	if f, err := c.s.guard.Flags("."); err != nil {
 		c.add(".", "its flags cannot be read: %v", err)
-	} else if f&durable.Immutable == 0 && !c.s.sharedRoot {
+	} else if f&durable.Immutable == 0 {
 		c.add(".", "the vault's root is not immutable any more; the next open for writing makes it so")
 	}
 	for _, d := range c.s.ledger.Exposed() {

@@ -28,8 +28,8 @@ type InitOptions struct {
 	Identity []byte // content of vault.json
 	Keyring  []byte // the wrapped keyring
 	Policy   ledger.Policy
-	// Guard makes a vault as Options.Guard keeps it, and SharedRoot as there.
-	Guard, SharedRoot bool
+	// Guard makes a vault as Options.Guard keeps it.
+	Guard bool
 }
 
 // Init makes a vault in the root of d and gives the verifier of its checkpoints. It refuses a wall
@@ -84,7 +84,7 @@ func Init(d durable.Disk, src clock.Source, o InitOptions) (verifier string, err
 		err = ledger.Create(d, ledgerDir, signer, first)
 	} else if err = ledger.CreateGuarded(guard, ledgerDir, signer, first); err == nil {
 		// Power fails here: a vault; its next Open sets what flags are missing.
-		s := Store{disk: d, guard: guard, sharedRoot: o.SharedRoot}
+		s := Store{disk: d, guard: guard}
 		err = errors.Join(s.guardDirectories(), s.guardRoot())
 	}
 	if err != nil {

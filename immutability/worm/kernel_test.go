@@ -258,7 +258,7 @@ func (k *cutting) step(s *Store) error {
 	for i := range ring {
 		ring[i] = byte(k.rng.Uint32())
 	}
-	return s.SetKeyring(ctx, ring, "a test")
+	return k.m.rekey(s, string(ring))
 }
 
 // pull is a session of one to three packs.

@@ -41,8 +41,6 @@ type Options struct {
 	// process may set flags. A vault that was not guarded before becomes so; see Store.Unguarded for what was not. It means
 	// nothing together with ReadOnly.
 	Guard bool
-	// SharedRoot leaves the root without its flag: other parts of this process make names in it.
-	SharedRoot bool
 }
 
 // Store is an open write-once store. All methods are safe for concurrent use. One process at a time
@@ -54,9 +52,8 @@ type Store struct {
 	readOnly bool
 	found    []Damage // what was wrong already at Open
 	// guard is the disk with its flags and leases, nil where they are not used.
-	guard      durable.GuardedDisk
-	sharedRoot bool
-	unguarded  int // files and directories without their flags at Open
+	guard     durable.GuardedDisk
+	unguarded int // files and directories without their flags at Open
 
 	// write is held by whoever decides something and puts it into the ledger, from the first look at
 	// the state to the record. It is taken before mu.
@@ -110,7 +107,7 @@ func Open(d durable.Disk, src clock.Source, o Options) (*Store, error) {
 		return nil, err
 	}
 	s := &Store{
-		disk: d, guard: guard, sharedRoot: o.SharedRoot, ledger: l, readOnly: o.ReadOnly, state: newState(), claims: map[string]*claims{},
+		disk: d, guard: guard, ledger: l, readOnly: o.ReadOnly, state: newState(), claims: map[string]*claims{},
 		live: map[uint32]bool{}, growing: map[uint32]string{}, bound: map[string]string{}, saved: map[string][]spending{}, published: map[string]bool{}, attempted: map[string]bool{},
 	}
 	for _, step := range []func() error{s.replay, s.identify, s.newestLedger} {

@@ -2,6 +2,7 @@ package worm
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -122,6 +123,9 @@ type memory struct {
 	pruned      bool            // a removal was begun: what may go may be gone
 	mayGo       map[string]bool // snapshots whose locks had run when it was
 	checkpoints [][]byte
+	// keyring is the newest that was acknowledged, "" for that of the birth; keyrings are all that were tried since.
+	keyring  string
+	keyrings []string
 }
 
 type acked struct {
@@ -229,6 +233,9 @@ func (m *memory) life(d durable.Disk, src *clock.Manual, persist bool) error {
 	if err := again(func() error { return m.extend(s, ids[0], ledger.Lock{Mode: ledger.Governance, ForSeconds: 7000}) }); err != nil {
 		return err
 	}
+	if err := again(func() error { return m.rekey(s, "a second ring") }); err != nil {
+		return err
+	}
 	left, err := s.CreatePack("s3") // never sealed
 	if err != nil && !persist {
 		return err
@@ -252,6 +259,16 @@ func (m *memory) life(d durable.Disk, src *clock.Manual, persist bool) error {
 		return err
 	}
 	return s.Close()
+}
+
+func (m *memory) rekey(s *Store, ring string) error {
+	m.keyrings = append(slices.Clip(m.keyrings), ring)
+	err := s.SetKeyring(ctx, []byte(ring), "a test")
+	if err == nil {
+		m.keyring, m.keyrings = ring, nil
+		m.saved(s)
+	}
+	return err
 }
 
 func (m *memory) prune(s *Store, src clock.Source) error {
@@ -329,6 +346,9 @@ func (m *memory) holds(s *Store) error {
 		if err := s.Ledger().Extends(c); err != nil {
 			add("checkpoint: %w", err)
 		}
+	}
+	if ring := string(s.Keyring()); ring != cmp.Or(m.keyring, string(initOptions().Keyring)) && !slices.Contains(m.keyrings, ring) {
+		add("the keyring is %.20q, acknowledged was %.20q", ring, m.keyring)
 	}
 	all, err := s.Snapshots()
 	if err != nil {
