@@ -29,11 +29,16 @@ type site struct {
 }
 
 // newSite writes the configuration as docs/OPERATIONS.md says. Nothing runs yet, and there is no vault.
-func newSite(t *testing.T, fs string) *site {
+func newSite(t testing.TB, fs string) *site {
+	source := filepath.Join(t.TempDir(), "src")
+	writeSource(t, source)
+	return newSiteOf(t, fs, source)
+}
+
+func newSiteOf(t testing.TB, fs, source string) *site {
 	t.Helper()
-	s := &site{machine: newMachineOn(t, fs), source: filepath.Join(t.TempDir(), "src")}
+	s := &site{machine: newMachineOn(t, fs), source: source}
 	srv := sshdtest.Start(t, sshdtest.Options{})
-	writeSource(t, s.source)
 	own := filepath.Join(s.run, "daemon")
 	for from, to := range map[string]string{srv.IdentityFile: "identity", srv.KnownHostsFile: "known_hosts"} {
 		b, err := os.ReadFile(from)
@@ -57,7 +62,7 @@ sources:
 }
 
 // writeSource writes a tree of small files and a few large ones, a day old, half of it noise.
-func writeSource(t *testing.T, dir string) {
+func writeSource(t testing.TB, dir string) {
 	t.Helper()
 	r, noise := rand.New(rand.NewPCG(4, 6)), rand.NewChaCha8([32]byte{4})
 	for i := range 306 {
@@ -374,4 +379,40 @@ func (s *site) watch(dir string, mask uint32, suffix string, nth int) <-chan str
 		}
 	}()
 	return came
+}
+
+// BenchmarkFirstPull is what the keeper costs: a first pull of Go's own tree from a real sshd, into an ext4, by the same
+// program with a keeper and without one.
+func BenchmarkFirstPull(b *testing.B) {
+	for _, kept := range []bool{false, true} {
+		b.Run(map[bool]string{false: "alone", true: "keeper"}[kept], func(b *testing.B) {
+			for range b.N {
+				b.StopTimer()
+				s := newSiteOf(b, "ext4", strings.TrimSpace(command(b, "go", "env", "GOROOT")))
+				if kept {
+					s.keeper()
+				} else {
+					s.alone()
+				}
+				s.must("init", "--recovery-out", filepath.Join(s.run, "daemon", "recovery.key"))
+				command(b, "sync")
+				b.StartTimer()
+				s.must("pull", "web1")
+			}
+		})
+	}
+}
+
+// alone takes the keeper out of the configuration, and gives the vault to the daemon.
+func (s *site) alone() {
+	text, err := os.ReadFile(s.config)
+	must(s.t, err)
+	var without []string
+	for line := range strings.Lines(string(text)) {
+		if !strings.HasPrefix(line, "keeper:") && !strings.HasPrefix(line, "work:") {
+			without = append(without, line)
+		}
+	}
+	must(s.t, os.WriteFile(s.config, []byte(strings.Join(without, "")), 0o644))
+	must(s.t, os.Chown(s.vault, daemonUID, daemonUID))
 }
