@@ -135,7 +135,7 @@ func (h *history) lie() {
 	if h.r.IntN(2) == 0 {
 		d = -d
 	}
-	which, frozen := h.r.IntN(4), h.r.IntN(4) == 0
+	which, frozen := h.r.IntN(4), h.r.IntN(2) == 0
 	switch m := h.m; {
 	case which < 2 && m.lies.wall:
 		// A wall clock before 1970 is refused, and nobody is asked about it here.
@@ -146,6 +146,12 @@ func (h *history) lie() {
 		m.raw = max(0, m.raw+d)
 		h.say("MONOTONIC_RAW jumps by %v", d)
 		h.mod.shift.forget()
+	case which == 3 && m.lies.boot && m.still:
+		m.boot, m.owed, m.still = m.boot+m.owed, 0, false
+		h.say("BOOTTIME catches up")
+	case which == 3 && m.lies.boot && frozen:
+		m.still = true
+		h.say("BOOTTIME stands still")
 	case which == 3 && m.lies.boot:
 		m.boot = max(0, m.boot+d)
 		h.say("BOOTTIME jumps by %v", d)
@@ -303,7 +309,7 @@ func (h *history) afterCut() error {
 // end is the other half of the promise: on an honest machine that runs, locks do end. The clocks are put right, and whatever
 // was not stamped in the future goes once the longest lock has passed.
 func (h *history) end() error {
-	h.m.lies, h.m.frozen = lies{}, false
+	h.m.lies, h.m.frozen, h.m.still = lies{}, false, false
 	h.m.wall = h.mod.real
 	h.mod.shift.forget()
 	h.say("the clocks are put right")

@@ -39,6 +39,8 @@ type machine struct {
 	boot   time.Duration
 	boots  int
 	frozen bool // the wall clock stands still, if it may lie
+	still  bool // BOOTTIME stands still, if it may lie, and catches up with what it owes some day
+	owed   time.Duration
 }
 
 // Read implements clock.Source.
@@ -48,7 +50,7 @@ func (m *machine) Read() (clock.Reading, error) {
 
 func (m *machine) reboot() {
 	m.boots++
-	m.raw, m.boot = 0, 0
+	m.raw, m.boot, m.still, m.owed = 0, 0, false, 0
 }
 
 // history is one vault's life under one schedule of clocks.
@@ -111,9 +113,12 @@ func (h *history) pass(d time.Duration, asleep bool) {
 	case !asleep:
 		m.raw += d
 	}
-	if m.lies.boot {
+	switch {
+	case m.still:
+		m.owed += d
+	case m.lies.boot:
 		m.boot += h.odd(d)
-	} else {
+	default:
 		m.boot += d
 	}
 }
