@@ -131,7 +131,7 @@ func attacksOnNames() []attack {
 			return refusedAll(unix.Symlink(a.own, a.in("packs.moved")), unix.Unlinkat(unix.AT_FDCWD, a.in("packs"), unix.AT_REMOVEDIR))
 		}},
 		{name: "plant a pack", by: "DO", stops: refusedByRights, try: func(a *attacker) error {
-			return opens(a.in("packs/00009999.pack"), unix.O_WRONLY|unix.O_CREAT)
+			return opens(a.in("packs/90009999.pack"), unix.O_WRONLY|unix.O_CREAT)
 		}},
 		{name: "plant a manifest", by: "DO", stops: refusedByRights, try: func(a *attacker) error {
 			return opens(a.in("manifests/"+strings.Repeat("a", 64)+".manifest"), unix.O_WRONLY|unix.O_CREAT)
@@ -140,10 +140,10 @@ func attacksOnNames() []attack {
 			return opens(a.in("ledger/000099.jsonl"), unix.O_WRONLY|unix.O_CREAT)
 		}},
 		{name: "plant a link in incoming/", by: "DO", stops: refusedByRights, try: func(a *attacker) error {
-			return refusedAll(unix.Symlink("/etc/passwd", a.in("incoming/00000099.pack")), unix.Mkfifo(a.in("incoming/00000098.pack"), 0o600))
+			return refusedAll(unix.Symlink("/etc/passwd", a.in("incoming/90000099.pack")), unix.Mkfifo(a.in("incoming/90000098.pack"), 0o600))
 		}},
 		{name: "link a file of one's own into packs/", by: "DO", stops: refusedByRights, try: func(a *attacker) error {
-			return unix.Link(a.mine(), a.in("packs/00009998.pack"))
+			return unix.Link(a.mine(), a.in("packs/90009998.pack"))
 		}},
 		{name: "link a pack elsewhere", by: "DO", stops: refusedByRights, try: func(a *attacker) error {
 			return unix.Link(a.pack(), filepath.Join(a.own, "linked"))
