@@ -33,6 +33,7 @@ var promised = []string{
 	`holdfast_ledger_root_info{root="`,
 	`holdfast_protection_level{level="ownership"}`,
 	`holdfast_protection_level{level="immutable flag"}`,
+	`holdfast_ledger_behind`,
 	`holdfast_packs`,
 	`holdfast_pack_bytes`,
 	`holdfast_pinned_dead_bytes`,
