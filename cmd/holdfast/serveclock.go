@@ -17,12 +17,17 @@ const clockEvery = time.Minute
 func (s *server) watchClock(ctx context.Context) error {
 	tick := time.NewTicker(clockEvery)
 	defer tick.Stop()
-	said := false
+	said, failed := false, ""
 	for {
 		store := s.h.v.Store()
+		now := ""
 		if err := store.Tick(); err != nil && !errors.Is(err, worm.ErrReadOnly) {
-			s.log.Error("clock", "error", err)
+			now = err.Error()
 		}
+		if now != failed && now != "" { // once, not each minute
+			s.log.Error("clock: what happened to it cannot be recorded", "error", now)
+		}
+		failed = now
 		if shifted, why := store.ClockShifted(); shifted != said {
 			said = shifted
 			if shifted {
