@@ -427,3 +427,17 @@ func checkShown(t *testing.T, err error, data []byte) {
 		}
 	}
 }
+
+// That less protection will do must be written as plainly as it is meant.
+func TestAcceptingWeakerProtectionIsSaidInOneWord(t *testing.T) {
+	for text, want := range map[string]bool{"": false, "accept_weaker_protection: true\n": true, "accept_weaker_protection: false\n": false} {
+		if c, err := Parse("x.yaml", []byte(text)); err != nil || c.AcceptWeaker != want {
+			t.Errorf("%q: %+v %v", text, c, err)
+		}
+	}
+	for _, text := range []string{"yes", "1", "maybe", "[true]"} {
+		if _, err := Parse("x.yaml", []byte("accept_weaker_protection: "+text+"\n")); err == nil || !strings.Contains(err.Error(), "x.yaml:1") {
+			t.Errorf("%q: %v", text, err)
+		}
+	}
+}
