@@ -6,7 +6,7 @@
 # make year      a simulated year of hourly pulls: what grows, with and without evacuation
 # make bench      us beside rsync, rclone, sftp, restic and borg at full size: hours, 20 GB; make bench-small for a look at the tool
 # make histories    a million random lives of a vault under random schedules of its clocks: 25 minutes on two processors
-# make crash-sweep, kill-sweep, flip-sweep, power-cuts, keeper-cuts, keeper-users, fuzz    the long forms of what `make test` samples
+# make crash-sweep, kill-sweep, flip-sweep, power-cuts, keeper-cuts, keeper-users, kept, fuzz    the long forms of what `make test` samples
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 
@@ -25,7 +25,7 @@ SCRATCH     ?= $(or $(TMPDIR),/tmp)
 # sshd is where an ordinary user's PATH does not look.
 export PATH := $(PATH):/usr/sbin:/sbin:$(dir $(GO))
 
-.PHONY: all build install test check vet format lint tools million year index-growth bench bench-small resume-huge crash-sweep histories kill-sweep flip-sweep power-cuts keeper-cuts keeper-users fuzz clean
+.PHONY: all build install test check vet format lint tools million year index-growth bench bench-small resume-huge crash-sweep histories kill-sweep flip-sweep power-cuts keeper-cuts keeper-users kept fuzz clean
 
 all: build
 
@@ -164,6 +164,10 @@ keeper-cuts:
 # Daemon and keeper under their own users, on ext4 and XFS, killed at moments of a pull.
 keeper-users:
 	$(call sweep,Keeper,./cmd/holdfast-keeper,HOLDFAST_SWEEP=full)
+
+# Vault's own tests with their vaults kept by a keeper, and a keeper that is lost 200 times.
+kept:
+	$(call sweep,Keeper,./vault,HOLDFAST_SWEEP=full)
 
 # Every fuzz target in turn, FUZZTIME each.
 fuzz:

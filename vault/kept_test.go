@@ -4,9 +4,12 @@ import (
 	"context"
 	"errors"
 	"io/fs"
+	"math/rand/v2"
 	"net"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -137,4 +140,89 @@ func unflag(t testing.TB, d *durable.Dir, name string) {
 			unflag(t, d, filepath.Join(name, e.Name()))
 		}
 	}
+}
+
+// keptSample are the tests of this package that run through a keeper every time; with HOLDFAST_SWEEP=full all of them do.
+const keptSample = "^(TestTwoProcessesWriteToOneVault|TestRemovedPacksKeepTheirRoom|TestCheckNamesFilesThatComeBackWhole|" +
+	"TestLostPackOfInterruptedRunStopsEveryCommit|TestCutResumeLosesTheJournal)$"
+
+// TestKeeperChangesWhatTheVaultDoes runs this package's own tests once more, with their vaults kept by a keeper. Flipped bytes
+// are left out: they need files that can be written to, one byte after the other.
+func TestKeeperChangesWhatTheVaultDoes(t *testing.T) {
+	if os.Getenv(throughKeeper) != "" {
+		return // this is such a run
+	}
+	startKeeper(t, newWorld(t).dir, clock.Kernel()) // skips where none can be had
+	args := []string{"-test.run=" + keptSample}
+	if os.Getenv("HOLDFAST_SWEEP") == "full" {
+		args = []string{"-test.skip=^TestFlippedByteGoesUnnoticed$", "-test.timeout=60m"}
+	}
+	c := exec.CommandContext(t.Context(), os.Args[0], args...)
+	c.Env = append(os.Environ(), throughKeeper+"=1")
+	if out, err := c.CombinedOutput(); err != nil {
+		t.Errorf("through a keeper: %v\n%s", err, out)
+	}
+}
+
+// TestLostKeeperLosesWhatWasAcknowledged ends the keeper at random moments of pulls, before the commit and within it. The next
+// pull goes on with the keeper's next life; every snapshot that was acknowledged comes back whole, and nothing is damaged.
+func TestLostKeeperLosesWhatWasAcknowledged(t *testing.T) {
+	w := newWorld(t)
+	if w.keeper == nil {
+		w.keep()
+	}
+	v := w.open(Options{})
+	defer v.Close()
+	rounds := 3
+	if os.Getenv("HOLDFAST_SWEEP") == "full" {
+		rounds = 200
+	}
+	r := rand.New(rand.NewPCG(7, 7))
+	acknowledged := map[string]tree{}
+	failed := 0
+	for round := range rounds {
+		src := randomTree(uint64(round), 40)
+		if snap, err := pullWithoutKeeper(t, w.keeper, v, src, r.IntN(len(src)+2)); err == nil {
+			acknowledged[snap.ID] = src
+		} else if failed++; !errors.Is(err, ErrKeeperGone) && !errors.Is(err, worm.ErrNoPack) && !strings.Contains(err.Error(), "again") {
+			t.Errorf("round %d: %v, which does not say what to do", round, err)
+		}
+		snap, err := tryPull(t.Context(), v, "web1", src)
+		if err != nil {
+			t.Fatalf("round %d: the next pull: %v", round, err)
+		}
+		acknowledged[snap.ID] = src
+		w.clock.Advance(time.Minute)
+	}
+	for id, src := range acknowledged {
+		mustGiveBack(t, v, id, src)
+	}
+	mustCheck(t, v)
+	t.Logf("%d snapshots, %d pulls were cut", len(acknowledged), failed)
+}
+
+// pullWithoutKeeper pulls, and ends the keeper for a moment before file number at, or while the snapshot is committed.
+func pullWithoutKeeper(t *testing.T, k *keptBy, v *Vault, src tree, at int) (worm.Snapshot, error) {
+	t.Helper()
+	s, err := v.Begin(t.Context(), SessionOptions{Source: "web1"})
+	if err != nil {
+		return worm.Snapshot{}, err
+	}
+	cut := func() { k.stop(); k.start() }
+	err = recordWith(t.Context(), s, src, func() {
+		if at == 0 {
+			cut()
+		}
+		at--
+	})
+	if err != nil {
+		return worm.Snapshot{}, errors.Join(err, s.Suspend())
+	}
+	if at < 0 {
+		return s.Commit(t.Context(), CommitOptions{})
+	}
+	var beside sync.WaitGroup
+	beside.Go(cut)
+	defer beside.Wait()
+	return s.Commit(t.Context(), CommitOptions{})
 }

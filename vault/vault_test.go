@@ -118,11 +118,17 @@ func tryPull(ctx context.Context, v *Vault, source string, src tree) (worm.Snaps
 }
 
 func record(ctx context.Context, s *Session, src tree) error {
+	return recordWith(ctx, s, src, func() {})
+}
+
+// recordWith calls before ahead of each file.
+func recordWith(ctx context.Context, s *Session, src tree, before func()) error {
 	dirs := map[string]bool{}
 	if err := s.Add(ctx, &snapshot.Entry{Kind: snapshot.Directory, Mode: 0o755}); err != nil {
 		return err
 	}
 	for path, content := range src {
+		before()
 		e := snapshot.Entry{Kind: snapshot.File, Mode: 0o644, MTime: 1_700_000_000, Size: uint64(len(content))}
 		e.Parent, e.Name = snapshot.Split(path)
 		if e.Parent != "" && !dirs[e.Parent] {
