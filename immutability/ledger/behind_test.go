@@ -333,3 +333,32 @@ func TestTornLineIsToldAndNoDamage(t *testing.T) {
 		t.Error("it can be written")
 	}
 }
+
+// TestLedgerThatIsBehindMovesUnderAKeeper: it still signs nothing there, and another origin begins there.
+func TestLedgerThatIsBehindMovesUnderAKeeper(t *testing.T) {
+	d, newest := rolledBack(t)
+	if err := reopen(t, d).Remember(newest); !errors.Is(err, ErrBehind) {
+		t.Fatal(err)
+	}
+	must(t, durable.MkdirAll(d, "incoming", 0o750))
+	for range 2 {
+		l, err := OpenGuarded(d, "ledger", testSigner, "")
+		must(t, err)
+		if _, err := l.Append(sealRecord(9)); !errors.Is(err, ErrBehind) {
+			t.Fatal(err)
+		}
+		must(t, l.Close())
+	}
+	l, err := OpenGuarded(d, "ledger", testSigner, "")
+	must(t, err)
+	_, err = l.BeginOrigin(stamp(5), rootOf(l), "ann", "r")
+	must(t, err)
+	must(t, l.Close())
+	if l, err = OpenGuarded(d, "ledger", testSigner, ""); err != nil || l.Behind() != nil {
+		t.Fatal(err, l)
+	}
+	appendAll(t, l, sealRecord(9))
+	if report, err := Inspect(d, "ledger", ""); err != nil || len(report.Damages) > 0 || report.Checkpoint.Origin != testOrigin+"/2" {
+		t.Errorf("%+v %v", report, err)
+	}
+}

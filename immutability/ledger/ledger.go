@@ -195,7 +195,7 @@ func open(d durable.Disk, guard durable.GuardedDisk, dir string, signerKey strin
 		}
 	}
 	// Only a ledger that never had a checkpoint must get one now; one that lags may go on lagging.
-	if err := l.publish(); err != nil && l.noted == 0 {
+	if err := l.publish(); err != nil && l.noted == 0 && l.behind == nil {
 		return nil, err
 	}
 	if guard != nil {
