@@ -1,11 +1,16 @@
 package main
 
 import (
+	"context"
 	"encoding/json"
+	"errors"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/holdfast-vault/holdfast/immutability/level"
 	"github.com/holdfast-vault/holdfast/metrics"
@@ -154,6 +159,44 @@ func TestComplianceIsRefusedWhereTheDaemonOwnsTheFiles(t *testing.T) {
 	if r := s.run("doctor"); r.code == exitDone {
 		t.Errorf("%+v", r)
 	}
+}
+
+// A protection that is lost on a day without a restart must not be shown for ever as if it held.
+func TestALevelThatFallsIsTold(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		levels := []level.Level{level.Flag, level.Flag, level.None}
+		var said strings.Builder
+		log := slog.New(slog.NewTextHandler(&said, nil))
+		p := &protection{try: func(context.Context) (level.Report, error) {
+			r := level.Report{Level: levels[0]}
+			if levels = levels[1:]; len(levels) == 0 {
+				levels = []level.Level{level.None}
+			}
+			return r, nil
+		}}
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan struct{})
+		p.find(ctx, log)
+		go func() { p.daily(ctx, log); close(done) }()
+		<-time.After(25 * time.Hour)
+		synctest.Wait()
+		if strings.Contains(said.String(), "weaker") {
+			t.Errorf("told too early: %s", said.String())
+		}
+		<-time.After(24 * time.Hour)
+		synctest.Wait()
+		if r, _, _ := p.known(); r.Level != level.None || strings.Count(said.String(), "weaker than it was") != 1 {
+			t.Errorf("%v\n%s", r.Level, said.String())
+		}
+		p.try = func(context.Context) (level.Report, error) { return level.Report{}, errors.New("disk full") }
+		<-time.After(24 * time.Hour)
+		synctest.Wait()
+		if r, _, failed := p.known(); r.Level != level.None || failed == nil {
+			t.Errorf("%v %v", r.Level, failed)
+		}
+		cancel()
+		<-done
+	})
 }
 
 func TestMetricsKnowEveryLevel(t *testing.T) {

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"log/slog"
 	"sync"
 	"time"
 
@@ -17,10 +18,29 @@ const probeEvery = 24 * time.Hour
 
 // protection is what the daemon found out last of what protects the vault. It is safe for concurrent use.
 type protection struct {
+	try func(context.Context) (level.Report, error)
+
 	mu     sync.Mutex // guards what follows
 	report level.Report
 	at     time.Time
 	failed error // why the last probe could not be made
+}
+
+// find tries now, and says in the log what came of it, louder where less holds than held before.
+func (p *protection) find(ctx context.Context, log *slog.Logger) level.Level {
+	before, _, _ := p.known()
+	r, err := p.try(ctx)
+	p.set(r, time.Now(), err)
+	switch {
+	case err != nil:
+		log.Error("which protection holds could not be found out", "error", err)
+		return level.Unknown
+	case r.Level < before.Level:
+		log.Error("the protection of sealed files is weaker than it was; run: holdfast doctor", "was", before.Level.String(), "is", r.Level.String())
+	default:
+		log.Info("protection", "level", r.Level.String(), "attempts", len(r.Attempts), "through", len(r.Through()))
+	}
+	return r.Level
 }
 
 func (p *protection) set(r level.Report, at time.Time, err error) {
@@ -41,16 +61,9 @@ func (p *protection) known() (r level.Report, at time.Time, failed error) {
 
 // probe finds out what protects the vault, and refuses what cannot be promised.
 func (s *server) probe(ctx context.Context) error {
-	r, err := s.h.v.Probe(ctx)
-	s.protection.set(r, time.Now(), err)
-	if err != nil {
-		s.log.Error("which protection holds could not be found out", "error", err)
-		r.Level = level.Unknown
-	} else {
-		s.log.Info("protection", "level", r.Level.String(), "attempts", len(r.Attempts), "through", len(r.Through()))
-	}
+	holds := s.protection.find(ctx, s.log)
 	cfg := s.h.settings.config()
-	return level.Suffices(wantsCompliance(cfg, s.h.v.Store().Policy()), r.Level, cfg.AcceptWeaker, "accept_weaker_protection: true in holdfast.yaml")
+	return level.Suffices(wantsCompliance(cfg, s.h.v.Store().Policy()), holds, cfg.AcceptWeaker, "accept_weaker_protection: true in holdfast.yaml")
 }
 
 // wantsCompliance says whether snapshots are born with locks of mode compliance, by the ledger's policy or by the
@@ -67,8 +80,8 @@ func wantsCompliance(cfg *config.Config, policy ledger.Policy) bool {
 	return cfg.Lock.Mode == string(ledger.Compliance)
 }
 
-// probeDaily tries again every day. A level that fell is told, and nothing is stopped: pulls and locks go on.
-func (s *server) probeDaily(ctx context.Context) {
+// daily tries again every day until ctx ends. A level that fell is told, and nothing is stopped: pulls and locks go on.
+func (p *protection) daily(ctx context.Context, log *slog.Logger) {
 	tick := time.NewTicker(probeEvery)
 	defer tick.Stop()
 	for {
@@ -76,13 +89,7 @@ func (s *server) probeDaily(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case <-tick.C:
-		}
-		before, _, _ := s.protection.known()
-		err := s.probe(ctx)
-		if now, _, _ := s.protection.known(); now.Level < before.Level {
-			s.log.Error("the protection of sealed files is weaker than it was; run: holdfast doctor", "was", before.Level.String(), "is", now.Level.String())
-		} else if err != nil {
-			s.log.Error(err.Error())
+			p.find(ctx, log)
 		}
 	}
 }

@@ -64,7 +64,7 @@ func (a *app) serve(ctx context.Context) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, h.v.Close()) }()
-	s := &server{h: h, cfg: h.settings.config(), log: slog.New(slog.NewTextHandler(a.err, nil)), turns: make(chan struct{}, pullsAtOnce(a.memory(h.settings.config()))), scheduled: map[string]bool{}, protection: &protection{}}
+	s := &server{h: h, cfg: h.settings.config(), log: slog.New(slog.NewTextHandler(a.err, nil)), turns: make(chan struct{}, pullsAtOnce(a.memory(h.settings.config()))), scheduled: map[string]bool{}, protection: &protection{try: h.v.Probe}}
 	if err := s.probe(ctx); err != nil {
 		return err
 	}
@@ -107,7 +107,7 @@ func (s *server) run(ctx context.Context) error {
 	g.Go(func() error { return s.watchClock(ctx) })
 	g.Go(func() error { return s.state.asker.run(ctx) })
 	g.Go(func() error {
-		s.probeDaily(ctx)
+		s.protection.daily(ctx, s.log)
 		return nil
 	})
 	told := make(chan os.Signal, 1)
