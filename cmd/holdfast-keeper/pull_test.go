@@ -121,6 +121,7 @@ func (s *site) snapshots() int {
 func (s *site) whole(what string) {
 	s.t.Helper()
 	s.must("check", "--read-data")
+	secondOpinion(s.t, s.vault)
 	to := filepath.Join(s.run, "daemon", "out-"+what)
 	s.must("restore", "web1@latest", "--to", to)
 	want, got := tree(s.t, s.source), tree(s.t, to)

@@ -176,6 +176,9 @@ func (h *history) loosened(r *record, p policy) string {
 		if _, pulled := h.sources[name]; name != "" && !pulled {
 			floor.defaultSeconds, floor.budget = 1, 0 // nothing of it is there that was promised more
 		}
+		if _, committed := h.sources[name]; name != "" && !committed {
+			floor.defaultSeconds, floor.budget = 0, 0 // nothing of it is there that could be kept for less
+		}
 		if looser(floor, p.of(name)) != floor {
 			return fmt.Sprintf("source %q (empty for all): %+v, and %+v is the loosest before", name, p.of(name), floor)
 		}

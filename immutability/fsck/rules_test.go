@@ -75,6 +75,11 @@ var lies = []struct {
 	{"a looser policy", func(k *maker) {
 		k.add("policy", map[string]any{"mode": "governance", "default_s": 1000, "min_s": 50, "max_s": 1000000, "by": ""})
 	}, KindLock, "looser than any of the last 72 hours"},
+	{"a shorter default for a source that is there", func(k *maker) {
+		k.commit("db1", 1000)
+		k.add("policy", map[string]any{"mode": "governance", "default_s": 1000, "min_s": 100, "max_s": 1000000, "by": "",
+			"sources": map[string]any{"db1": map[string]any{"default_s": 150}}})
+	}, KindLock, "looser than any of the last 72 hours"},
 	{"a change taken back too late", func(k *maker) {
 		k.add("policy", map[string]any{"mode": "governance", "default_s": 1000, "min_s": 150, "max_s": 1000000, "by": ""})
 		k.pass(73*3600).add("policy", map[string]any{"mode": "governance", "default_s": 1000, "min_s": 100, "max_s": 1000000, "by": ""})
@@ -288,6 +293,10 @@ func TestWhatMayBeIsNoDamage(t *testing.T) {
 		"a policy taken back": {func(k *maker) {
 			k.add("policy", map[string]any{"mode": "compliance", "default_s": 1000, "min_s": 150, "max_s": 1000000, "by": ""})
 			k.pass(71*3600).add("policy", map[string]any{"mode": "governance", "default_s": 1000, "min_s": 100, "max_s": 1000000, "by": ""})
+		}, ""},
+		"a default for a source to come": {func(k *maker) {
+			k.add("policy", map[string]any{"mode": "governance", "default_s": 1000, "min_s": 100, "max_s": 1000000, "by": "",
+				"sources": map[string]any{"new": map[string]any{"default_s": 150, "budget_bytes": 9}}})
 		}, ""},
 		"a lock that ended by the witnesses' time": {func(k *maker) {
 			w := newKey("w1", 4, 9)
