@@ -19,12 +19,25 @@ func decoded[T any](t testing.TB, r result) (v T) {
 // TestLockIsShortenedByACommand: what people can say of locks and holds makes them grow and nothing else, in a process of its
 // own and through the daemon.
 func TestLockIsShortenedByACommand(t *testing.T) {
-	s, _, _ := pulledSite(t)
+	s, srv, src := pulledSite(t)
+	s.write("holdfast.yaml", "vault: "+s.vault+"\nlock: {budget: 1TiB}\nmetrics: {listen: \"127.0.0.1:0\"}\naccept_weaker_protection: true\nsources:\n"+
+		sourceItem(srv, "db1", src)+"  lock: {mode: compliance}\n")
 	for _, through := range []string{"a process of its own", "the daemon"} {
 		stop := func() {}
 		if through == "the daemon" {
 			d := s.serve()
-			stop = func() { d.stop() }
+			stop = func() {
+				page := scrape(t, d.metrics)
+				for _, line := range []string{
+					"holdfast_holds 2", "holdfast_held_snapshots 1", `holdfast_policy_info{mode="governance"} 1`,
+					`holdfast_source_budget_bytes{source="web1"} 1.0995`, `holdfast_source_budget_used_bytes{source="web1"}`, "holdfast_policy_refused 0",
+				} {
+					if !strings.Contains(page, line) {
+						t.Errorf("the page lacks %s", line)
+					}
+				}
+				d.stop()
+			}
 		}
 		s.run("lock", "web1@latest", "--for", "1d").says(t, exitFailed, "only grow")
 		s.run("lock", "web1@latest", "--for", "401d").says(t, exitFailed, "400 days", "hold")
@@ -32,6 +45,9 @@ func TestLockIsShortenedByACommand(t *testing.T) {
 		s.run("lock", "web1@latest:/etc", "--for", "90d").says(t, exitUsage, "whole")
 		s.run("lock", "web1@latest", "--for", "soon").says(t, exitUsage, "--for")
 		s.run("lock", "db1@latest", "--for", "90d").says(t, exitFailed, "db1")
+		if through == "the daemon" {
+			s.run("lock", "show").says(t, exitDone, "Compliance of db1 can be taken back until", "1.0 TiB", "web1 stored")
+		}
 		days := map[string]string{"a process of its own": "60d", "the daemon": "90d"}[through]
 		after := decoded[snapshotJSON](t, s.must("lock", "web1@latest", "--for", days, "--by", "ann", "--json"))
 		if left := time.Until(after.LockedUntil); left < 59*24*time.Hour || !after.Locked {
