@@ -20,7 +20,6 @@ import (
 	"github.com/holdfast-vault/holdfast/immutability/clock"
 	"github.com/holdfast-vault/holdfast/immutability/durable"
 	"github.com/holdfast-vault/holdfast/immutability/keeper"
-	"github.com/holdfast-vault/holdfast/immutability/ledger"
 	"github.com/holdfast-vault/holdfast/immutability/level"
 	"github.com/holdfast-vault/holdfast/immutability/worm"
 )
@@ -147,7 +146,7 @@ func (k *house) openStore() (*worm.Store, error) {
 
 // found makes the vault that the daemon asks for.
 func (k *house) found(ctx context.Context, o worm.InitOptions) (*worm.Store, error) {
-	if err := level.Suffices(o.Policy.Mode == ledger.Compliance, k.holds.level(), k.o.acceptWeaker, weakerFlag); err != nil {
+	if err := level.Suffices(o.Policy.Compliance(), k.holds.level(), k.o.acceptWeaker, weakerFlag); err != nil {
 		return nil, err
 	}
 	o.Guard = k.guarded
@@ -174,7 +173,7 @@ func (k *house) examine(ctx context.Context, store *worm.Store) error {
 	if err := errors.Join(k.attack(ctx, store), k.adopt(ctx, store)); err != nil {
 		return err
 	}
-	return level.Suffices(store.Policy().Mode == ledger.Compliance, k.holds.level(), k.o.acceptWeaker, weakerFlag)
+	return level.Suffices(store.Policy().Compliance(), k.holds.level(), k.o.acceptWeaker, weakerFlag)
 }
 
 // keeperDir holds what nobody but the keeper reads.

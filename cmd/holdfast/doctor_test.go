@@ -8,11 +8,15 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
 
+	"github.com/holdfast-vault/holdfast/config"
+	"github.com/holdfast-vault/holdfast/immutability/ledger"
 	"github.com/holdfast-vault/holdfast/immutability/level"
+	"github.com/holdfast-vault/holdfast/immutability/policy"
 	"github.com/holdfast-vault/holdfast/metrics"
 	"github.com/holdfast-vault/holdfast/puller/sshdtest"
 )
@@ -167,7 +171,11 @@ func TestALevelThatFallsIsTold(t *testing.T) {
 		levels := []level.Level{level.Flag, level.Flag, level.None}
 		var said strings.Builder
 		log := slog.New(slog.NewTextHandler(&said, nil))
+		var broken atomic.Bool
 		p := &protection{try: func(context.Context) (level.Report, error) {
+			if broken.Load() {
+				return level.Report{}, errors.New("disk full")
+			}
 			r := level.Report{Level: levels[0]}
 			if levels = levels[1:]; len(levels) == 0 {
 				levels = []level.Level{level.None}
@@ -188,7 +196,7 @@ func TestALevelThatFallsIsTold(t *testing.T) {
 		if r, _, _ := p.known(); r.Level != level.None || strings.Count(said.String(), "weaker than it was") != 1 {
 			t.Errorf("%v\n%s", r.Level, said.String())
 		}
-		p.try = func(context.Context) (level.Report, error) { return level.Report{}, errors.New("disk full") }
+		broken.Store(true)
 		<-time.After(24 * time.Hour)
 		synctest.Wait()
 		if r, _, failed := p.known(); r.Level != level.None || failed == nil {
@@ -203,6 +211,25 @@ func TestMetricsKnowEveryLevel(t *testing.T) {
 	for i, word := range metrics.Levels {
 		if l := level.Parse(word); l != level.None+level.Level(i) {
 			t.Errorf("%q is %v", word, l)
+		}
+	}
+}
+
+// One source of which compliance is promised is enough to make the promise.
+func TestComplianceOfOneSourceCounts(t *testing.T) {
+	for name, c := range map[string]struct {
+		policy ledger.Policy
+		cfg    config.Config
+		want   bool
+	}{
+		"governance everywhere":       {ledger.Policy{Mode: ledger.Governance}, config.Config{Lock: config.Lock{Mode: "governance"}}, false},
+		"the ledger's policy":         {ledger.Policy{Mode: ledger.Compliance}, config.Config{}, true},
+		"the ledger's, of one source": {ledger.Policy{Mode: ledger.Governance, Sources: map[string]policy.Rules{"web1": {Mode: ledger.Compliance}}}, config.Config{}, true},
+		"the configuration":           {ledger.Policy{}, config.Config{Lock: config.Lock{Mode: "compliance"}}, true},
+		"the configuration, of one":   {ledger.Policy{}, config.Config{Sources: []config.Source{{Name: "web1", Lock: config.SourceLock{Mode: "compliance"}}}}, true},
+	} {
+		if got := wantsCompliance(&c.cfg, c.policy); got != c.want {
+			t.Errorf("%s: %v", name, got)
 		}
 	}
 }

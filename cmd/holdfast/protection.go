@@ -69,7 +69,7 @@ func (s *server) probe(ctx context.Context) error {
 // wantsCompliance says whether snapshots are born with locks of mode compliance, by the ledger's policy or by the
 // configuration of any source.
 func wantsCompliance(cfg *config.Config, policy ledger.Policy) bool {
-	if policy.Mode == ledger.Compliance {
+	if policy.Compliance() {
 		return true
 	}
 	for _, source := range cfg.Sources {

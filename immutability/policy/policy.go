@@ -60,6 +60,16 @@ func (p Policy) Vault() Rules {
 // minimum. A default that it has from the vault follows its own bounds.
 func (p Policy) For(source string) Rules { return p.Vault().with(p.Sources[source]) }
 
+// Compliance says whether snapshots of any source are born with locks of mode compliance.
+func (p Policy) Compliance() bool {
+	for _, own := range p.Sources {
+		if own.Mode == Compliance {
+			return true
+		}
+	}
+	return p.Mode == Compliance
+}
+
 func (r Rules) with(own Rules) Rules {
 	if stronger(own.Mode, r.Mode) {
 		r.Mode = own.Mode
