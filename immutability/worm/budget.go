@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"time"
 
@@ -91,7 +92,11 @@ func (s *Store) Bind(session, source string) error {
 	case known != "":
 		return fmt.Errorf("session %q is of source %q, not of %q", session, known, source)
 	case len(s.bound) >= boundMax:
-		return errors.New("too many sessions at once: commit or abandon some first")
+		// Sessions that ended without a word: whoever goes on says again what he is for.
+		maps.DeleteFunc(s.bound, func(session, _ string) bool { return s.claims[session] == nil })
+		if len(s.bound) >= boundMax {
+			return errors.New("too many sessions at once: commit or abandon some first")
+		}
 	}
 	s.bound[session] = source
 	return nil

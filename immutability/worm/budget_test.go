@@ -136,6 +136,27 @@ func TestSessionSpendsForAnother(t *testing.T) {
 	}
 }
 
+// TestSessionsThatNobodyEndsFillTheList: sessions that only ever said what they are for keep no later one out, and a pack counts
+// against the source that it was begun for.
+func TestSessionsThatNobodyEndsFillTheList(t *testing.T) {
+	_, _, s := newStore(t)
+	must(t, s.Bind("first", "db1"))
+	in, err := s.CreatePack("first")
+	must(t, err)
+	for i := range boundMax + 1 {
+		if err := s.Bind(fmt.Sprint("s", i), "web1"); err != nil {
+			t.Fatalf("session %d: %v", i, err)
+		}
+	}
+	_, err = in.File.Write(content(in.Number))
+	must(t, err)
+	_, err = s.Seal(ctx, in)
+	must(t, err)
+	if b, err := s.Budget("db1"); err != nil || b.Used != int64(len(content(in.Number))) {
+		t.Errorf("%+v, %v", b, err)
+	}
+}
+
 // TestClaimsKeepGarbageForEver: what a session saves from being removed counts as stored anew, and beyond the budget it is a
 // miss.
 func TestClaimsKeepGarbageForEver(t *testing.T) {

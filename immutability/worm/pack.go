@@ -218,7 +218,7 @@ func (s *Store) publishAs(ctx context.Context, in *Incoming, from, to string) (l
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return ledger.Seal{File: to, SHA256: sum, Bytes: size, Session: in.Session, Source: s.sourceOf(in.Session)}, nil
+	return ledger.Seal{File: to, SHA256: sum, Bytes: size, Session: in.Session, Source: s.growing[in.Number]}, nil
 }
 
 // hashIncoming reads a pack that is to be sealed, through the descriptor whose lease was granted where there is one.
