@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strconv"
+	"strings"
 	"testing"
 	"time"
 
@@ -29,6 +30,7 @@ type loop struct {
 	t            *testing.T
 	image, mount string
 	mounted      bool
+	copies       int
 }
 
 // newLoop makes and mounts a file system, or skips: it needs root and loop devices.
@@ -71,15 +73,37 @@ func (l *loop) command(name string, args ...string) {
 func (l *loop) remount() {
 	l.t.Helper()
 	l.unmount()
+	l.detach()
 	l.command("mount", "-o", "loop", l.image, l.mount)
 	l.mounted = true
 }
 
 func (l *loop) unmount() {
 	l.t.Helper()
-	if l.mounted {
-		l.command("umount", l.mount)
-		l.mounted = false
+	if !l.mounted {
+		return
+	}
+	l.mounted = false
+	if err := exec.CommandContext(context.WithoutCancel(l.t.Context()), "umount", l.mount).Run(); err != nil {
+		l.command("umount", "--lazy", l.mount)
+	}
+}
+
+// detach gives the image a file of its own again where the file system that was mounted of it lives on: a process in another
+// mount namespace, whoever started that, may still have it. What a file system that was stopped wrote is all there is.
+func (l *loop) detach() {
+	l.t.Helper()
+	devices, err := filepath.Glob("/sys/block/loop*/loop/backing_file")
+	must(l.t, err)
+	for _, device := range devices {
+		if b, err := os.ReadFile(device); err == nil && strings.TrimSpace(string(b)) == l.image {
+			l.copies++
+			image := fmt.Sprintf("%s.%d", strings.TrimRight(l.image, ".0123456789"), l.copies)
+			l.command("cp", "--sparse=always", l.image, image)
+			must(l.t, os.Remove(l.image))
+			l.image = image
+			return
+		}
 	}
 }
 
