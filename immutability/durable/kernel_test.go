@@ -11,6 +11,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -42,6 +43,7 @@ func TestRealKernelKeepsWhatWasAcknowledged(t *testing.T) {
 	k := &kernelTest{rng: rng, want: map[string]string{}, maybe: map[string]string{}}
 	lost := 0
 	for cut := range cuts {
+		image = detached(t, image, cut)
 		command(t, "mount", "-o", "loop", image, mount)
 		mounted := true
 		unmount := func() {
@@ -152,6 +154,27 @@ func (k *kernelTest) verify(t *testing.T, d durable.Disk, cut int) (lost int) {
 		}
 	}
 	return lost
+}
+
+// detached gives an image a file of its own again where the file system that was mounted of it lives on: a process in
+// another mount namespace, whoever started that, may still have it.
+func detached(t *testing.T, image string, cut int) string {
+	t.Helper()
+	devices, err := filepath.Glob("/sys/block/loop*/loop/backing_file")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, device := range devices {
+		if b, err := os.ReadFile(device); err == nil && strings.TrimSpace(string(b)) == image {
+			another := filepath.Join(filepath.Dir(image), fmt.Sprintf("image%d", cut))
+			command(t, "cp", "--sparse=always", image, another)
+			if err := os.Remove(image); err != nil {
+				t.Fatal(err)
+			}
+			return another
+		}
+	}
+	return image
 }
 
 // shutdown stops an ext4 file system where it stands; nothing more reaches its image.
