@@ -241,13 +241,8 @@ func TestAnotherLedgerBehindTheSocketIsNotBelieved(t *testing.T) {
 	must(t, err)
 	_, err = in.File.Write([]byte("other content"))
 	must(t, err)
-	for range 3 {
-		_, err := other.Seal(t.Context(), in)
-		must(t, err)
-		in, err = other.CreatePack("s9")
-		must(t, err)
-	}
-	must(t, other.Drop(in))
+	_, err = other.Seal(t.Context(), in) // shorter than the ledger here: only the root tells
+	must(t, err)
 	h.stop()
 	serveAlso(t, h.socket, other, Options{})
 	must(t, m.Bind("s3", "web1"))
