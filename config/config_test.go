@@ -343,6 +343,21 @@ func TestWrittenSourceReadsAsItWas(t *testing.T) {
 	})
 }
 
+// TestWrittenExcludeReadsAsSomethingElse: these came back as nothing, as numbers or as other strings.
+func TestWrittenExcludeReadsAsSomethingElse(t *testing.T) {
+	for _, pattern := range []string{"? !", "? ", "!", "&a", "*", "null", "~", "true", "12", "1e3", "- a", "a: b", "a #b", "'", "\"", "\\", "{", "%", "\u2028", "é*"} {
+		s := Source{Name: "web1", URL: "sftp://u@h/", Identity: "/k", HostKey: testKey, Exclude: []string{pattern}}
+		data, err := EncodeSource(s)
+		if err != nil {
+			t.Errorf("%q: %v", pattern, err)
+			continue
+		}
+		if got, err := ParseSource("web1.yaml", data); err != nil || !slices.Equal(got.Exclude, s.Exclude) {
+			t.Errorf("%q came back as %q, %v:\n%s", pattern, got.Exclude, err, data)
+		}
+	}
+}
+
 func TestWriteSourceNeverReplacesAndLeavesNothingBehind(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), SourcesDir)
 	s := Source{Name: "web1", URL: "sftp://u@h/", Identity: "/k", HostKey: testKey}

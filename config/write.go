@@ -1,6 +1,7 @@
 package config
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -15,12 +16,12 @@ import (
 // written is the shape of a file in sources.d, in the order in which it is read best.
 type written struct {
 	Name       string        `yaml:"name"`
-	URL        string        `yaml:"url"`
-	Identity   string        `yaml:"identity"`
+	URL        any           `yaml:"url"`
+	Identity   any           `yaml:"identity"`
 	HostKey    string        `yaml:"host_key,omitempty"`
-	KnownHosts string        `yaml:"known_hosts,omitempty"`
+	KnownHosts any           `yaml:"known_hosts,omitempty"`
 	Every      string        `yaml:"every,omitempty"`
-	Exclude    []string      `yaml:"exclude,omitempty"`
+	Exclude    []any         `yaml:"exclude,omitempty"`
 	Lock       writtenLock   `yaml:"lock,omitempty"`
 	Limits     writtenLimits `yaml:"limits,omitempty"`
 }
@@ -47,16 +48,39 @@ type writtenLimits struct {
 	Bandwidth           []string `yaml:"bandwidth,omitempty"`
 }
 
+// quoted is a string that is written in double quotes. The vendor writes some strings plainly that it reads as something
+// else, "? !" for one.
+type quoted string
+
+// MarshalYAML writes it as JSON does, which YAML reads.
+func (q quoted) MarshalYAML() ([]byte, error) { return json.Marshal(string(q)) }
+
+// text quotes what has anything but the letters of ordinary addresses and paths.
+func text(s string) any {
+	for _, c := range s {
+		if !(c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9' || strings.ContainsRune("/._-@:[]", c)) {
+			return quoted(s)
+		}
+	}
+	return s
+}
+
 // EncodeSource gives the content of a file in sources.d that reads as s, and refuses what would not. Relative paths
 // are written as they are, and a reader joins them to the directory of the file.
 func EncodeSource(s Source) ([]byte, error) {
 	item := written{
-		Name: s.Name, URL: s.URL, Identity: s.Identity, HostKey: s.HostKey, KnownHosts: s.KnownHosts, Exclude: s.Exclude,
+		Name: s.Name, URL: text(s.URL), Identity: text(s.Identity), HostKey: s.HostKey,
 		Lock: writtenLock{Mode: s.Lock.Mode},
 		Limits: writtenLimits{
 			Entries: s.Limits.Entries, EntriesPerDirectory: s.Limits.EntriesPerDirectory, Depth: s.Limits.Depth, PathBytes: s.Limits.PathBytes,
 			Connections: s.Limits.Connections, Channels: s.Limits.Channels, Bandwidth: s.Limits.Bandwidth.Lines,
 		},
+	}
+	if s.KnownHosts != "" {
+		item.KnownHosts = text(s.KnownHosts)
+	}
+	for _, pattern := range s.Exclude {
+		item.Exclude = append(item.Exclude, text(pattern))
 	}
 	if s.Every != 0 {
 		item.Every = FormatDuration(s.Every)
