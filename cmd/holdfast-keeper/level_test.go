@@ -54,9 +54,6 @@ func TestBesideAKeeperTheFlagHolds(t *testing.T) {
 	}
 	d := h.start(daemonCapsAs(daemonUID), h.env, filepath.Join(h.bin, "holdfast"), "serve")
 	d.awaits("READY=1")
-	if said := d.errs.String(); !strings.Contains(said, `level="immutable flag"`) || !strings.Contains(said, "through=0") {
-		t.Errorf("the daemon says:\n%s", said)
-	}
 	code, out, errs := h.says("doctor", "--json")
 	var j struct {
 		Findings   []struct{ About, State, Text string }
@@ -98,6 +95,9 @@ func TestBesideAKeeperTheFlagHolds(t *testing.T) {
 	}
 	if code := d.stop(); code != exitDone {
 		t.Errorf("serve ends with %d", code)
+	}
+	if said := d.errs.String(); !strings.Contains(said, `level="immutable flag"`) || !strings.Contains(said, "through=0") {
+		t.Errorf("the daemon says:\n%s", said)
 	}
 }
 

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 
+	"github.com/holdfast-vault/holdfast/immutability/durable"
 	"github.com/holdfast-vault/holdfast/immutability/policy"
 	"github.com/holdfast-vault/holdfast/immutability/worm"
 )
@@ -42,6 +43,11 @@ func (k *house) adopt(ctx context.Context, store *worm.Store) error {
 		return nil
 	}
 	changed, refused, err := store.Adopt(ctx, said.Policy, "holdfast-keeper --policy "+k.o.policy)
+	if durable.IsNoSpace(err) {
+		// It alone can make room, and what is in force stays.
+		k.log.Error("the settings are not taken, because the disk is full; make room (holdfast prune), then SIGHUP", "error", err.Error())
+		return nil
+	}
 	if err != nil {
 		return fmt.Errorf("settings: %w", err)
 	}

@@ -66,6 +66,8 @@ func (k *house) mayGuard() (bool, error) {
 	case weak == nil:
 		k.holds.set(level.Flag, nil)
 		return true, nil
+	case durable.IsNoSpace(weak):
+		return k.guardsAlready(weak)
 	case !errors.Is(weak, errors.ErrUnsupported) && !errors.Is(weak, fs.ErrPermission):
 		return false, fmt.Errorf("trying flags: %w", weak)
 	case errors.Is(weak, fs.ErrPermission) && inUserNamespace():
@@ -75,6 +77,18 @@ func (k *house) mayGuard() (bool, error) {
 	}
 	k.holds.set(level.Ownership, nil)
 	return false, k.weak(fmt.Errorf("sealed files cannot be made immutable: %w", weak))
+}
+
+// guardsAlready says what is known of flags where a full disk has no room for a file to try them on. Whoever does not start
+// then keeps everybody from making room: the keeper alone removes.
+func (k *house) guardsAlready(full error) (bool, error) {
+	flags, err := k.disk.Flags(".")
+	if err != nil || flags&durable.Immutable == 0 || !k.me.mayFlag() {
+		return false, errors.Join(fmt.Errorf("trying flags: %w; make room on the vault's disk", full), err)
+	}
+	k.log.Warn("the disk is full: whether files can be made immutable was not tried; the vault's root is immutable, so they could be before", "why", full.Error())
+	k.holds.set(level.Flag, nil)
+	return true, nil
 }
 
 // tryFile is what flags and leases are tried on, in the directory that nobody else enters.
@@ -106,6 +120,24 @@ func (k *house) tryFlags() (err error) {
 		return err
 	}
 	return h.SetFlags(0, durable.Immutable)
+}
+
+// tryAll is attack for a keeper that starts. A full disk has no room for the attempt, and is no reason to keep everybody from
+// making room: then what flags and leases are known to do counts, and it is tried again every minute.
+func (k *house) tryAll(ctx context.Context, store *worm.Store) error {
+	err := k.attack(ctx, store)
+	if k.untried = durable.IsNoSpace(err); !k.untried {
+		return err
+	}
+	holds := k.holds.level()
+	findings := []string{keeper.WeakPrefix + "the disk is full, so it was not tried since the start what gets through"}
+	if k.exposed != nil {
+		holds = min(holds, level.Ownership)
+		findings = append(findings, keeper.WeakPrefix+k.exposed.Error())
+	}
+	k.holds.set(holds, findings)
+	k.log.Warn("the disk is full: the protection was not tried; make room (holdfast prune)", "level", holds, "why", err.Error())
+	return nil
 }
 
 // attack has a file made and sealed as every pack is, and tries to break it with all the keeper's rights but that of lifting

@@ -36,6 +36,7 @@ type house struct {
 	lock    *durable.FileLock
 	guarded bool  // sealed files are made immutable
 	exposed error // who else could put another vault in this one's place
+	untried bool  // a full disk had no room to try the protection since the start
 	holds   protection
 	server  *keeper.Server
 }
@@ -170,7 +171,7 @@ const weakerFlag = "start holdfast-keeper with --accept-weaker-protection"
 
 // examine finds out which protection holds, and refuses to promise more.
 func (k *house) examine(ctx context.Context, store *worm.Store) error {
-	if err := errors.Join(k.attack(ctx, store), k.adopt(ctx, store)); err != nil {
+	if err := errors.Join(k.tryAll(ctx, store), k.adopt(ctx, store)); err != nil {
 		return err
 	}
 	return level.Suffices(store.Policy().Compliance(), k.holds.level(), k.o.acceptWeaker, weakerFlag)
@@ -293,6 +294,9 @@ func (k *house) tend(ctx context.Context, told <-chan os.Signal, failed chan err
 			k.attackAgain(ctx)
 		case <-tick.C:
 			k.look()
+			if k.untried {
+				k.attackAgain(ctx)
+			}
 			if now := k.how(); now != said {
 				said = now
 				k.notify.status(said)
@@ -322,7 +326,9 @@ func (k *house) attackAgain(ctx context.Context) {
 	}
 	if err := k.attack(ctx, store); err != nil {
 		k.log.Warn("the protection could not be tried", "error", err.Error())
+		return
 	}
+	k.untried = false
 }
 
 // look reads the clock, records what waits for its record, and says what is wrong.

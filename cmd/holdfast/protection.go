@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/holdfast-vault/holdfast/config"
+	"github.com/holdfast-vault/holdfast/immutability/durable"
 	"github.com/holdfast-vault/holdfast/immutability/ledger"
 	"github.com/holdfast-vault/holdfast/immutability/level"
 	"github.com/holdfast-vault/holdfast/vault/door"
@@ -59,9 +60,13 @@ func (p *protection) known() (r level.Report, at time.Time, failed error) {
 	return p.report, p.at, p.failed
 }
 
-// probe finds out what protects the vault, and refuses what cannot be promised.
+// probe finds out what protects the vault, and refuses what cannot be promised. A disk that is too full to find out refuses
+// nothing.
 func (s *server) probe(ctx context.Context) error {
 	holds := s.protection.find(ctx, s.log)
+	if _, _, failed := s.protection.known(); durable.IsNoSpace(failed) {
+		return nil // what is there is locked as it was, and is to be given back while somebody makes room
+	}
 	cfg := s.h.settings.config()
 	return level.Suffices(wantsCompliance(cfg, s.h.v.Store().Policy()), holds, cfg.AcceptWeaker, "accept_weaker_protection: true in holdfast.yaml")
 }

@@ -19,6 +19,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/holdfast-vault/holdfast/config"
+	"github.com/holdfast-vault/holdfast/immutability/durable"
 	"github.com/holdfast-vault/holdfast/metrics"
 	"github.com/holdfast-vault/holdfast/vault/door"
 )
@@ -68,7 +69,9 @@ func (a *app) serve(ctx context.Context) (err error) {
 	if err := s.probe(ctx); err != nil {
 		return err
 	}
-	s.adopt(ctx, s.cfg) // behind the probe: what cannot be held here does not become the policy
+	if _, _, failed := s.protection.known(); !durable.IsNoSpace(failed) {
+		s.adopt(ctx, s.cfg) // behind the probe: what cannot be held here does not become the policy
+	}
 	if s.state, err = newDaemonState(ctx, h, s.log); err != nil {
 		return err
 	}

@@ -1,0 +1,60 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+)
+
+// fill leaves no room on the machine's disk, neither for bytes nor for names.
+func (m *machine) fill() {
+	m.t.Helper()
+	f, err := os.Create(filepath.Join(m.work, "fill"))
+	must(m.t, err)
+	for i := 0; err == nil; i++ { // names first, which take room themselves
+		err = syscall.Mknod(filepath.Join(m.work, fmt.Sprint(i)), syscall.S_IFIFO|0o600, 0)
+	}
+	if !errors.Is(err, syscall.ENOSPC) {
+		m.t.Fatal(err)
+	}
+	for size := 1 << 20; size >= 512; size /= 2 {
+		for err = nil; err == nil; {
+			_, err = f.Write(make([]byte, size))
+		}
+		if !errors.Is(err, syscall.ENOSPC) {
+			m.t.Fatal(err)
+		}
+	}
+	must(m.t, f.Close())
+}
+
+// A keeper that does not start on a full disk is a vault that nobody can make room in: it alone removes. And a daemon that
+// does not gives nothing back.
+func TestAFullDiskKeepsNobodyFromStarting(t *testing.T) {
+	h := newHousehold(t, "compliance")
+	p := h.keeper()
+	if code, _, errs := h.says("init", "--recovery-out", filepath.Join(h.work, "recovery.key")); code != exitDone {
+		t.Fatalf("init: %d %s", code, errs)
+	}
+	if p.stop() != exitDone {
+		t.Fatal("the first keeper")
+	}
+	h.fill()
+	p = h.keeper()
+	if code, out := h.status(); code != exitDone || !strings.Contains(out, `protection "immutable flag"`) {
+		t.Errorf("%d %s", code, out)
+	}
+	d := h.start(daemonCapsAs(daemonUID), h.env, filepath.Join(h.bin, "holdfast"), "serve")
+	d.awaits("READY=1")
+	if d.stop() != exitDone {
+		t.Error("the daemon on a full disk")
+	}
+	p.stop() // its clock cannot be saved, which it says
+	if said := p.errs.String(); !strings.Contains(said, "was not tried; the vault's root is immutable") || !strings.Contains(said, "make room") {
+		t.Errorf("it does not say what it could not try:\n%s", said)
+	}
+}
