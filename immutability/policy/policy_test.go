@@ -119,6 +119,37 @@ func TestTakenBackWithin72Hours(t *testing.T) {
 	}
 }
 
+// TestASourcesOwnOutlivesTheVaults: a source that had compliance, or a smaller budget, before the vault had as much goes on
+// having it when the vault's change is taken back, although the newest record had no need to name the source.
+func TestASourcesOwnOutlivesTheVaults(t *testing.T) {
+	hard := base()
+	hard.Sources = map[string]Rules{"web1": {Mode: Compliance, MinSeconds: 20 * day, BudgetBytes: 10}}
+	all, _ := Tighten(hard, nil, Policy{Mode: Compliance, MinSeconds: 20 * day, BudgetBytes: 10}, known)
+	if len(all.Sources) != 0 || all.Mode != Compliance {
+		t.Fatalf("%+v: this test is of a source that is as the vault is", all)
+	}
+	back := base()
+	back.Sources = nil
+	got, _ := Tighten(all, []Policy{hard}, back, known)
+	if got.Mode != Governance || Looser(got.For("web1"), hard.For("web1")) {
+		t.Errorf("the vault took its change back, and web1 became %+v", got.For("web1"))
+	}
+	if Looser(hard.For("db1"), got.For("db1")) {
+		t.Errorf("another source was not let go: %+v", got.For("db1"))
+	}
+}
+
+// TestARefusedMinimumKeepsTheVaults: a source whose own minimum cannot be followed has the vault's new one, once and for all.
+func TestARefusedMinimumKeepsTheVaults(t *testing.T) {
+	now := Policy{Mode: Governance, MinSeconds: 1, DefaultSeconds: 2, MaxSeconds: 2}
+	said := Policy{MinSeconds: 2, Sources: map[string]Rules{"b": {MinSeconds: 3}}}
+	once, refused := Tighten(now, nil, said, known)
+	twice, _ := Tighten(once, []Policy{now}, said, known)
+	if once.For("b").MinSeconds != 2 || len(once.Sources) != 0 || len(refused) != 1 || !reflect.DeepEqual(once, twice) {
+		t.Errorf("%+v, then %+v, refused %v", once, twice, refused)
+	}
+}
+
 var names = []string{"a", "b", "c"}
 
 func drawRules(t *rapid.T, what string) Rules {

@@ -56,7 +56,8 @@ func Tighten(inForce Policy, cooling []Policy, said Policy, fresh func(source st
 	vault, refused := tighten(inForce.Vault(), floor(""), said.Vault(), Rules{})
 	next = Policy{vault.Mode, vault.DefaultSeconds, vault.MinSeconds, vault.MaxSeconds, vault.BudgetBytes, nil}
 	names := map[string]bool{}
-	for _, p := range []Policy{inForce, said} {
+	// Sources that had rules of their own lately are among them: what they were promised is not the vault's to take back.
+	for _, p := range slices.Concat([]Policy{inForce, said}, cooling) {
 		for name := range p.Sources {
 			names[name] = true
 		}
@@ -67,6 +68,12 @@ func Tighten(inForce Policy, cooling []Policy, said Policy, fresh func(source st
 			no[i].Source = name
 		}
 		refused = append(refused, no...)
+		// What a source keeps is not below what the vault has now: an entry below would say nothing, and be gone the next time.
+		rules.MinSeconds = max(rules.MinSeconds, vault.MinSeconds)
+		rules.DefaultSeconds = max(rules.DefaultSeconds, rules.MinSeconds)
+		if stronger(vault.Mode, rules.Mode) {
+			rules.Mode = vault.Mode
+		}
 		if own := rules.apart(vault); own != (Rules{}) {
 			if next.Sources == nil {
 				next.Sources = map[string]Rules{}
