@@ -58,3 +58,21 @@ func TestAFullDiskKeepsNobodyFromStarting(t *testing.T) {
 		t.Errorf("it does not say what it could not try:\n%s", said)
 	}
 }
+
+// Settings that cannot be read must not be found out about only after a vault was made without them: what is looser could not
+// be made tighter unseen, and the next start would be refused.
+func TestNoVaultIsMadeWithoutItsSettings(t *testing.T) {
+	h := newHousehold(t, "governance")
+	settings := filepath.Join(h.run, "policy.json")
+	must(t, os.WriteFile(settings, []byte(`{"mode": "compliance", "surprise": 1}`), 0o644))
+	p := h.keeper("--policy", settings)
+	code, _, errs := h.says("init", "--recovery-out", filepath.Join(h.work, "recovery.key"))
+	if code != exitFailed || !strings.Contains(errs, "surprise") {
+		t.Errorf("%d %s", code, errs)
+	}
+	must(t, os.WriteFile(settings, []byte(`{"mode": "compliance"}`), 0o644))
+	if code, _, errs := h.says("init", "--recovery-out", filepath.Join(h.work, "recovery2.key")); code != exitDone {
+		t.Errorf("once they are mended: %d %s", code, errs)
+	}
+	p.stop()
+}

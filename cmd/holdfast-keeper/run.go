@@ -150,6 +150,9 @@ func (k *house) found(ctx context.Context, o worm.InitOptions) (*worm.Store, err
 	if err := level.Suffices(o.Policy.Compliance(), k.holds.level(), k.o.acceptWeaker, weakerFlag); err != nil {
 		return nil, err
 	}
+	if _, err := k.settings(); err != nil { // a vault that is made keeps the policy that it was made with
+		return nil, err
+	}
 	o.Guard = k.guarded
 	verifier, err := worm.Init(k.disk, clock.Kernel(), o)
 	if err != nil {

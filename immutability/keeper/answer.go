@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"net"
 	"os"
 	"syscall"
@@ -216,11 +217,22 @@ func (p *peer) leftovers() (body, error) {
 	return reply, nil
 }
 
-// put adds a piece to a manifest on its way.
+// upload is a manifest on its way.
+type upload struct {
+	bytes []byte
+	last  uint64 // which of the connection's pieces came last
+}
+
+// put adds a piece to a manifest on its way. What nobody went on with gives its place to another: a commit that was given up
+// midway must not keep later ones out.
 func (p *peer) put(m *Put) (body, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	have, began := p.uploads[m.Session]
+	u := p.uploads[m.Session]
+	if u == nil {
+		u = &upload{}
+	}
+	have := u.bytes
 	if m.Offset == 0 {
 		have = nil
 	}
@@ -230,11 +242,43 @@ func (p *peer) put(m *Put) (body, error) {
 	case len(have)+len(m.Data) > reliance.MaxManifest:
 		delete(p.uploads, m.Session)
 		return nil, fmt.Errorf("the manifest has more than %d bytes", reliance.MaxManifest)
-	case !began && len(p.uploads) >= uploadsMax:
-		return nil, fmt.Errorf("%d manifests are on their way: %w", uploadsMax, errTooMany)
+	case p.uploads[m.Session] == nil && p.commits >= committingMax:
+		return nil, fmt.Errorf("%d manifests are being committed: %w", p.commits, errTooMany)
 	}
-	p.uploads[m.Session] = append(have, m.Data...)
-	return &Length{Bytes: uint32(len(p.uploads[m.Session]))}, nil
+	for p.uploads[m.Session] == nil && len(p.uploads) >= uploadsMax {
+		p.forgetUpload()
+	}
+	p.puts++
+	u.bytes, u.last = append(have, m.Data...), p.puts
+	p.uploads[m.Session] = u
+	return &Length{Bytes: uint32(len(u.bytes))}, nil
+}
+
+// forgetUpload drops the manifest to which nothing was added for longest. p.mu is held.
+func (p *peer) forgetUpload() {
+	oldest, last := "", uint64(math.MaxUint64)
+	for session, u := range p.uploads {
+		if u.last < last {
+			oldest, last = session, u.last
+		}
+	}
+	delete(p.uploads, oldest)
+}
+
+// takeUpload gives the manifest that came for a session, to be committed.
+func (p *peer) takeUpload(session string) ([]byte, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.commits >= committingMax {
+		return nil, fmt.Errorf("%d manifests are being committed: %w", p.commits, errTooMany)
+	}
+	p.commits++
+	u := p.uploads[session]
+	delete(p.uploads, session)
+	if u == nil {
+		return nil, nil
+	}
+	return u.bytes, nil
 }
 
 var modes = []ledger.Mode{"", ledger.Governance, ledger.Compliance}
@@ -257,10 +301,15 @@ func lockOf(l ledger.Lock) Lock {
 }
 
 func (p *peer) commit(ctx context.Context, m *Commit) (body, error) {
-	p.mu.Lock()
-	manifest := p.uploads[m.Session]
-	delete(p.uploads, m.Session)
-	p.mu.Unlock()
+	manifest, err := p.takeUpload(m.Session)
+	if err != nil {
+		return nil, err
+	}
+	defer func() {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		p.commits--
+	}()
 	if len(manifest) != int(m.Bytes) || reliance.ID(manifest) != m.Snapshot.String() {
 		return nil, fmt.Errorf("the manifest that came (%d bytes) is not the one that was meant (%d): put it again", len(manifest), m.Bytes)
 	}

@@ -34,6 +34,8 @@ type Client struct {
 	follow func(Mark) error
 
 	writing sync.Mutex // a request is written whole
+	// commits are taken by manifests on their way: more at a time the keeper does not take.
+	commits chan struct{}
 
 	mu      sync.Mutex // guards the three below
 	next    uint32
@@ -75,7 +77,7 @@ func Dial(ctx context.Context, socket, program string) (*Client, error) {
 
 // greet begins a connection.
 func greet(ctx context.Context, conn *net.UnixConn, program string) (*Client, error) {
-	c := &Client{c: conn, waiting: map[uint32]*waiter{}, read: make(chan struct{})}
+	c := &Client{c: conn, waiting: map[uint32]*waiter{}, read: make(chan struct{}), commits: make(chan struct{}, uploadsMax)}
 	go c.replies()
 	a, err := c.call(ctx, KindHello, &Hello{Program: program})
 	if err != nil {
@@ -329,6 +331,12 @@ func (c *Client) Commit(ctx context.Context, session string, manifest []byte, id
 	want, err := parseID(id)
 	if err != nil {
 		return Committed{}, err
+	}
+	select {
+	case c.commits <- struct{}{}:
+		defer func() { <-c.commits }()
+	case <-ctx.Done():
+		return Committed{}, ctx.Err()
 	}
 	for at := 0; at < len(manifest); at += pieceMax {
 		piece := manifest[at:min(at+pieceMax, len(manifest))]

@@ -19,7 +19,9 @@ const (
 	workMax        = 16 // requests of one connection at work
 	growingMax     = 64 // packs of one connection that grow
 	uploadsMax     = 2  // manifests of one connection on their way
-	// replyWithin is how long a peer may let a reply wait: who does not read is cut off.
+	committingMax  = 4  // manifests of one connection that came and are being committed, while others are on their way
+	// replyWithin is how long a peer may let a reply wait, or the rest of a request that it began: who does not read or write is
+	// cut off.
 	replyWithin = 30 * time.Second
 )
 
@@ -40,6 +42,8 @@ type Options struct {
 type Server struct {
 	o Options
 
+	patience time.Duration // replyWithin, but in tests
+
 	founding sync.Mutex // held while a vault is made
 	store    atomic.Pointer[worm.Store]
 }
@@ -56,7 +60,7 @@ func NewServer(store *worm.Store, o Options) *Server {
 	if o.Findings == nil {
 		o.Findings = func() []string { return nil }
 	}
-	s := &Server{o: o}
+	s := &Server{o: o, patience: replyWithin}
 	s.store.Store(store)
 	return s
 }
@@ -133,7 +137,7 @@ func admit(c *net.UnixConn, uid uint32) error {
 func (s *Server) connection(ctx context.Context, c *net.UnixConn, operator bool) {
 	ctx, cancel := context.WithCancel(ctx)
 	p := &peer{
-		s: s, c: c, operator: operator, growing: map[uint32]*grown{}, uploads: map[string][]byte{},
+		s: s, c: c, operator: operator, growing: map[uint32]*grown{}, uploads: map[string]*upload{},
 		slots: make(chan struct{}, workMax), cut: cancel, asked: map[uint32]bool{},
 	}
 	stop := context.AfterFunc(ctx, func() { _ = c.Close() }) // ends reading, and writing to a peer that does not read
@@ -163,9 +167,11 @@ type peer struct {
 	probe    *probing   // a file that is made to be attacked
 	attacked bool       // it is at work for a request
 	growing  map[uint32]*grown
-	creates  int               // packs that are being created
-	uploads  map[string][]byte // manifests on their way, by session
-	asked    map[uint32]bool   // numbers of requests at work
+	creates  int                // packs that are being created
+	uploads  map[string]*upload // manifests on their way, by session
+	puts     uint64             // pieces that came
+	commits  int                // manifests that came and are being committed
+	asked    map[uint32]bool    // numbers of requests at work
 
 	writing sync.Mutex // a reply is written whole
 }
@@ -188,8 +194,10 @@ func (g *grown) hand() {
 // serve reads requests until the connection ends. An end between two requests is none of its errors.
 func (p *peer) serve(ctx context.Context) error {
 	greeted := false
+	in := &frameReader{c: p.c, within: p.s.patience}
 	for {
-		f, err := readFrame(p.c)
+		in.next()
+		f, err := readFrame(in)
 		switch {
 		case ctx.Err() != nil, isEnd(err):
 			return nil
@@ -224,6 +232,28 @@ func (p *peer) serve(ctx context.Context) error {
 			p.answer(ctx, f, m)
 		})
 	}
+}
+
+// frameReader lets the first byte of a frame come when it will, and the rest soon: half a frame and silence would hold one of
+// the few connections for ever.
+type frameReader struct {
+	c      *net.UnixConn
+	within time.Duration
+	began  bool
+}
+
+func (r *frameReader) next() {
+	r.began = false
+	_ = r.c.SetReadDeadline(time.Time{}) // of a closed connection, which the read says
+}
+
+func (r *frameReader) Read(b []byte) (int, error) {
+	n, err := r.c.Read(b)
+	if n > 0 && !r.began {
+		r.began = true
+		err = errors.Join(err, r.c.SetReadDeadline(time.Now().Add(r.within)))
+	}
+	return n, err
 }
 
 // begin takes a request's number, which must not be at work.
@@ -287,7 +317,7 @@ func (p *peer) send(b []byte, file *os.File) {
 
 func (p *peer) write(b []byte, file *os.File) error {
 	// A deadline of the kernel's clock, not of the vault's: it decides about a connection and nothing else.
-	timer := time.AfterFunc(replyWithin, p.cut)
+	timer := time.AfterFunc(p.s.patience, p.cut)
 	defer timer.Stop()
 	if file == nil {
 		_, err := p.c.Write(b)

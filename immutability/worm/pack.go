@@ -16,6 +16,9 @@ import (
 	"github.com/holdfast-vault/holdfast/immutability/reliance"
 )
 
+// packMax bounds a pack's file in bytes, as its format does.
+const packMax = 1 << 30
+
 // Incoming is a pack that grows. Its owner writes File and hands it to Seal or Drop; closing File
 // instead leaves the pack for the next process to find among the Leftovers.
 type Incoming struct {
@@ -205,12 +208,13 @@ func (s *Store) publishAs(ctx context.Context, in *Incoming, from, to string) (l
 	if err != nil {
 		return ledger.Seal{}, err // never tried again: after a failed sync nobody knows what is on the medium
 	}
-	// From here on nobody can change what is hashed.
-	sum, size, err := s.hashIncoming(ctx, in, from)
-	if err != nil {
+	// From here on nobody can change what is hashed. What is too large is not even read: a hole of a terabyte costs nothing
+	// to make, and hours to hash.
+	if err := s.sizes(in, from); err != nil {
 		return ledger.Seal{}, err
 	}
-	if err := s.fits(in.Session, size); err != nil {
+	sum, size, err := s.hashIncoming(ctx, in, from)
+	if err != nil {
 		return ledger.Seal{}, err
 	}
 	if err := s.publish(in.held, from, to); err != nil {
@@ -219,6 +223,18 @@ func (s *Store) publishAs(ctx context.Context, in *Incoming, from, to string) (l
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return ledger.Seal{File: to, SHA256: sum, Bytes: size, Session: in.Session, Source: s.growing[in.Number]}, nil
+}
+
+// sizes refuses to seal what is larger than any pack, or than what its source may still store.
+func (s *Store) sizes(in *Incoming, name string) error {
+	info, err := s.disk.Stat(name)
+	if err != nil {
+		return err
+	}
+	if info.Size() > packMax {
+		return fmt.Errorf("%s has %d bytes, and no pack has more than %d", name, info.Size(), packMax)
+	}
+	return s.fits(in.Session, info.Size())
 }
 
 // hashIncoming reads a pack that is to be sealed, through the descriptor whose lease was granted where there is one.
