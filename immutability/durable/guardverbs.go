@@ -39,6 +39,21 @@ func SetFileFlags(d GuardedDisk, name string, set Flags) error {
 	return errors.Join(err, h.Close())
 }
 
+// TakeOver is SetFileFlags for a file that had no flag until now and that others may have written: whoever kept it open for
+// writing, or has it mapped so, could still change it on some file systems, whatever its flags and owner are. Such a one is
+// ErrWriter, and nothing has changed.
+func TakeOver(d GuardedDisk, name string, set Flags) error {
+	h, err := d.Hold(name)
+	if err != nil {
+		return err
+	}
+	if err = h.Lease(); err == nil {
+		// Power fails here: as it was, or with its flags.
+		err = errors.Join(h.SetFlags(set, 0), h.Sync())
+	}
+	return errors.Join(err, h.Close())
+}
+
 // CloseGrowing makes a file of WriteGrowing final: nobody adds to it any more. It is durable on return. A power cut before
 // leaves it append-only, or immutable.
 func CloseGrowing(d GuardedDisk, name string) error {

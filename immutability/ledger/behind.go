@@ -69,17 +69,21 @@ func (l *Ledger) Remember(signed []byte) error {
 	if l.signer == nil {
 		return b // whoever writes must be told
 	}
-	if l.behind != nil && l.behind.Unreadable == nil && l.behind.Remembered.Size >= c.Size {
-		return l.behind // the longest that is known is what a new origin must name
+	// The longest that is known is what a new origin must name.
+	if l.behind == nil || l.behind.Unreadable != nil || l.behind.Remembered.Size < c.Size {
+		l.behind, l.unkept = b, true // whatever becomes of the file, this process signs nothing more
 	}
-	l.behind = b // whatever becomes of the file, this process signs nothing more
+	if b = l.behind; !l.unkept {
+		return b
+	}
 	if err := durable.MkdirAll(l.disk, path.Dir(l.behindFile()), 0o750); err != nil {
 		return errors.Join(b, fmt.Errorf("ledger: %w", err))
 	}
 	// Power fails here: the next process does not know yet, and is told as this one was.
-	if err := durable.Replace(l.disk, l.behindFile(), signed, 0o640); err != nil {
+	if err := durable.Replace(l.disk, l.behindFile(), b.Note, 0o640); err != nil {
 		return errors.Join(b, fmt.Errorf("ledger: %w", err))
 	}
+	l.unkept = false
 	return b
 }
 

@@ -362,3 +362,20 @@ func TestLedgerThatIsBehindMovesUnderAKeeper(t *testing.T) {
 		t.Errorf("%+v %v", report, err)
 	}
 }
+
+// TestFullDiskForgetsThatItIsBehind: what could not be written down is written down when it is shown again.
+func TestFullDiskForgetsThatItIsBehind(t *testing.T) {
+	d, newest := rolledBack(t)
+	l := reopen(t, d)
+	d.FailAt(d.Ops()+1, crashdisk.NoSpace)
+	if err := l.Remember(newest); !errors.Is(err, ErrBehind) || !durable.IsNoSpace(err) {
+		t.Fatalf("remembered on a full disk: %v", err)
+	}
+	d.Refill()
+	if err := l.Remember(newest); !errors.Is(err, ErrBehind) || durable.IsNoSpace(err) {
+		t.Fatalf("remembered again: %v", err)
+	}
+	if err := reopen(t, d.Restart(crashdisk.LoseUnsynced, 0)).Behind(); !errors.Is(err, ErrBehind) {
+		t.Errorf("the next process does not know: %v", err)
+	}
+}

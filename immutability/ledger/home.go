@@ -58,6 +58,9 @@ func settledHome(d durable.Disk, dir string, guard durable.GuardedDisk) (notes s
 			return "", fmt.Errorf("ledger: %w", err)
 		}
 	}
+	if err := legible(guard, apart); err != nil {
+		return "", fmt.Errorf("ledger: %w", err)
+	}
 	// A segment that was being made may still have its temporary name. It must be gone, durably, before the segment gets its
 	// flag: an append-only file loses no name.
 	entries, err := d.ReadDir(temporary)
@@ -76,6 +79,34 @@ func settledHome(d durable.Disk, dir string, guard durable.GuardedDisk) (notes s
 		return "", fmt.Errorf("ledger: %w", err)
 	}
 	return apart, nil
+}
+
+// legible lets the group read the notes. Without a guard they were their owner's alone.
+func legible(d durable.GuardedDisk, notes string) error {
+	info, err := d.Stat(notes)
+	if err == nil && info.Mode().Perm()&0o050 != 0o050 {
+		err = d.Chmod(notes, 0o750)
+	}
+	if err != nil {
+		return err
+	}
+	entries, err := d.ReadDir(notes)
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		if !e.Type().IsRegular() {
+			continue
+		}
+		info, err := e.Info()
+		if err == nil && info.Mode().Perm()&0o040 == 0 {
+			err = d.Chmod(path.Join(notes, e.Name()), 0o640)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // writeSegment makes a segment's file of its first line.
@@ -155,10 +186,12 @@ func (l *Ledger) protectSegments() error {
 		}
 		switch {
 		case have&durable.Immutable != 0:
+		case have == 0 && i < len(l.segments)-1:
+			err = durable.TakeOver(l.guard, name, durable.Immutable)
+		case have == 0:
+			err = durable.TakeOver(l.guard, name, durable.AppendOnly)
 		case i < len(l.segments)-1:
 			err = durable.CloseGrowing(l.guard, name)
-		case have&durable.AppendOnly == 0:
-			err = durable.SetFileFlags(l.guard, name, durable.AppendOnly)
 		}
 		if err != nil {
 			return err

@@ -58,6 +58,7 @@ type Ledger struct {
 	// nothing is signed any more.
 	origins []Origin
 	behind  *Behind
+	unkept  bool // behind could not be written down yet
 	// acked is how many leaves are acknowledged: all, but for a pin behind which no record came to stand yet. The next
 	// Open may leave that one out, so nobody outside is told of it.
 	acked int64

@@ -125,6 +125,7 @@ func (s *Store) Commit(ctx context.Context, session string, manifest []byte, loc
 	delete(s.claims, session)
 	delete(s.bound, session)
 	s.mu.Unlock()
+	s.kept(id)
 	return s.snapshot(id)
 }
 

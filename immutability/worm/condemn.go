@@ -7,6 +7,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/RoaringBitmap/roaring/v2"
 	"github.com/holdfast-vault/holdfast/immutability/clock"
 )
 
@@ -44,9 +45,28 @@ func ripe[K comparable](marks map[K]clock.Stamp, condemned []K, now clock.Stamp)
 	})
 }
 
+// kept takes the marks of a snapshot that is locked now, and of its packs. s.write is held.
+func (s *Store) kept(id string) {
+	s.mu.Lock()
+	snap, none := s.state.byID[id], len(s.marks.snapshots)+len(s.marks.packs) == 0
+	s.mu.Unlock()
+	if none || snap == nil {
+		return
+	}
+	var packs *roaring.Bitmap
+	head, err := s.head(snap)
+	if err == nil {
+		packs, err = head.PackSet()
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.marks.snapshots, id)
+	maps.DeleteFunc(s.marks.packs, func(n uint32, _ clock.Stamp) bool { return err != nil || packs.Contains(n) })
+}
+
 // Condemn marks what could be removed now: snapshots whose locks have run and that no rule keeps, and packs that nobody
-// relies on. It says how many are newly marked, and removes nothing. What is kept again loses its mark, and a claim takes a
-// pack's away at once.
+// relies on. It says how many are newly marked, and removes nothing. What is kept again loses its mark; a lock, a commit and
+// a claim take it away at once.
 func (s *Store) Condemn(ctx context.Context) (snapshots, packs int, err error) {
 	if err := s.writable(); err != nil {
 		return 0, 0, err

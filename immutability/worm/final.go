@@ -277,7 +277,27 @@ func (s *Store) guardFile(file string) (had bool, err error) {
 			return false, err
 		}
 	}
-	return false, durable.SetFileFlags(s.guard, file, durable.Immutable)
+	return false, durable.TakeOver(s.guard, file, durable.Immutable)
+}
+
+// permitIncoming lets the group read unsealed packs of before there was a guard: who salvages them is not their owner.
+func (s *Store) permitIncoming() error {
+	if s.guard == nil {
+		return nil
+	}
+	entries, err := s.disk.ReadDir(incomingDir)
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		if _, isPack := parsePack(e.Name()); !isPack || !e.Type().IsRegular() {
+			continue
+		}
+		if err := s.permit(path.Join(incomingDir, e.Name()), s.sealedMode()); err != nil {
+			return fmt.Errorf("recovery: %w", err)
+		}
+	}
+	return nil
 }
 
 // Unguarded gives how many files and directories lacked their flags when the store was opened, and have got them: sealed

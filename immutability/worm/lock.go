@@ -163,6 +163,7 @@ func (s *Store) Extend(ctx context.Context, id string, lock ledger.Lock, by stri
 	if _, err := s.append(ledger.Record{Kind: ledger.KindExtend, Extend: &ledger.Extend{Snapshot: id, Lock: lock, By: by}}); err != nil {
 		return Snapshot{}, fmt.Errorf("snapshot %s: extend: %w", id, err)
 	}
+	s.kept(id)
 	return s.snapshot(id)
 }
 

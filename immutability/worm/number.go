@@ -11,7 +11,7 @@ import (
 // written to, and takes a pack that is sealed for the one that it knew; under a number that is used twice a snapshot would
 // rely on chunks that are nowhere. The highest number in use is what the ledger's records and the files in packs and
 // incoming show. So the file of an unsealed pack above all recorded numbers does not go without a trace: it becomes empty,
-// and the empty file keeps the number until a record has a higher one.
+// and the empty file keeps the number, and all below it, until a record or another such file has a higher one.
 
 // farNumber is how far above every recorded number a file's number may lie to be taken for one that this vault gave out.
 // Without that limit one stray file could use up all numbers at once.
@@ -24,12 +24,20 @@ func (s *Store) near(n uint32) bool { return uint64(n) <= uint64(s.state.maxPack
 func (s *Store) giveUp(n uint32) error {
 	file := incomingPack(n)
 	s.mu.Lock()
-	spent := n <= s.state.maxPack
+	// A number that was never given out is kept by nothing: whatever has it is a stranger's file.
+	spent := n <= s.state.maxPack || n < s.keeps || n > s.next
 	s.mu.Unlock()
 	if spent || s.recorded(packFile(n)) {
 		return s.removeIncoming(file)
 	}
 	err := durable.Replace(s.disk, file, nil, 0o600)
+	if err == nil {
+		// The file before keeps nothing any more. Else whoever begins packs and gives them up would fill the disk with them.
+		if before := s.keeps; before != 0 && before != n {
+			_ = s.disk.Remove(incomingPack(before)) // power fails here: it stays until the next Open
+		}
+		s.keeps = n
+	}
 	if !durable.IsNoSpace(err) {
 		return err
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"math"
 	"os"
 	"slices"
@@ -155,6 +156,7 @@ func (s *Store) forgetLive(n uint32) {
 // a leftover then.
 func (s *Store) Seal(ctx context.Context, in *Incoming) (PackInfo, error) {
 	if err := s.writable(); err != nil {
+		in.close()
 		return PackInfo{}, err
 	}
 	seal, err := s.publishPack(ctx, in)
@@ -277,10 +279,10 @@ func (c contextReader) Read(p []byte) (int, error) {
 
 // Drop gives an unsealed pack up: its file is closed and removed. Its number is not used again.
 func (s *Store) Drop(in *Incoming) error {
+	in.close() // nothing of it is wanted
 	if err := s.writable(); err != nil {
 		return err
 	}
-	in.close() // nothing of it is wanted
 	s.write.Lock()
 	defer s.write.Unlock()
 	if file := packFile(in.Number); !s.recorded(file) {
@@ -300,10 +302,10 @@ func (s *Store) Drop(in *Incoming) error {
 // Leave gives an unsealed pack back as one of the Leftovers, its content as it is, and closes its file. A pack that is
 // published already and only lacks its record stays what it is: it is recorded with the next record.
 func (s *Store) Leave(in *Incoming) error {
+	in.close() // nothing of it is relied on
 	if err := s.writable(); err != nil {
 		return err
 	}
-	in.close() // nothing of it is relied on
 	s.write.Lock()
 	defer s.write.Unlock()
 	file := packFile(in.Number)
@@ -364,7 +366,7 @@ func (s *Store) OpenLeftover(n uint32) (durable.File, error) {
 	return s.disk.Open(incomingPack(n))
 }
 
-// Discard removes one of the Leftovers, durably. Its number is not used again.
+// Discard removes one of the Leftovers, durably; one that is gone is no error. Its number is not used again.
 func (s *Store) Discard(n uint32) error {
 	if err := s.writable(); err != nil {
 		return err
@@ -374,7 +376,13 @@ func (s *Store) Discard(n uint32) error {
 	}
 	s.write.Lock()
 	defer s.write.Unlock()
-	if err := s.giveUp(n); err != nil {
+	_, err := s.disk.Stat(incomingPack(n))
+	if errors.Is(err, fs.ErrNotExist) {
+		err = s.removeIncoming(incomingPack(n)) // gone, and durably so
+	} else if err == nil {
+		err = s.giveUp(n)
+	}
+	if err != nil {
 		return fmt.Errorf("pack %d: discard: %w", n, err)
 	}
 	return nil

@@ -32,6 +32,10 @@ func (s *Store) recover() error {
 		return err
 	}
 	s.sweepTemporary()
+	// Before anything of it is published: what is immutable keeps the permissions that it has.
+	if err := s.permitIncoming(); err != nil {
+		return err
+	}
 	s.sweep()
 	if err := s.record(packsDir); err != nil {
 		return err

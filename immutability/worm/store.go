@@ -61,6 +61,8 @@ type Store struct {
 	// pending are seals of files that are published and whose record could not be written; they are
 	// tried again before the next record. Guarded by write.
 	pending []ledger.Seal
+	// keeps is the highest number that an empty file of this process keeps, 0 for none: see giveUp. Guarded by write.
+	keeps uint32
 
 	mu     sync.Mutex // guards all below; never held during I/O
 	state  *state
