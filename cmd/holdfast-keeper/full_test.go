@@ -76,3 +76,30 @@ func TestNoVaultIsMadeWithoutItsSettings(t *testing.T) {
 	}
 	p.stop()
 }
+
+// A daemon that starts before its keeper and gives up is restarted a few times within a minute and then never again, while the
+// keeper may take an hour to recover.
+func TestADaemonWaitsForItsKeeper(t *testing.T) {
+	h := newHousehold(t, "governance")
+	p := h.keeper()
+	if code, _, errs := h.says("init", "--recovery-out", filepath.Join(h.work, "recovery.key")); code != exitDone {
+		t.Fatalf("init: %d %s", code, errs)
+	}
+	p.stop()
+	begin := func() *program {
+		d := h.start(daemonCapsAs(daemonUID), h.env, filepath.Join(h.bin, "holdfast"), "serve")
+		d.awaits("STATUS=Waiting for the keeper")
+		return d
+	}
+	if d := begin(); d.stop() != exitDone {
+		t.Error("one that is ended while it waits")
+	} else if said := d.errs.String(); !strings.Contains(said, "systemctl status holdfast-keeper") {
+		t.Errorf("it does not say what to do:\n%s", said)
+	}
+	d := begin()
+	p = h.keeper()
+	d.awaits("READY=1")
+	if d.stop() != exitDone || p.stop() != exitDone {
+		t.Error("one of them does not end as it should")
+	}
+}

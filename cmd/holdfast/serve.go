@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"sync"
 	"syscall"
+	"time"
 
 	"github.com/coreos/go-systemd/v22/daemon"
 	"github.com/spf13/cobra"
@@ -21,6 +22,7 @@ import (
 	"github.com/holdfast-vault/holdfast/config"
 	"github.com/holdfast-vault/holdfast/immutability/durable"
 	"github.com/holdfast-vault/holdfast/metrics"
+	"github.com/holdfast-vault/holdfast/vault"
 	"github.com/holdfast-vault/holdfast/vault/door"
 )
 
@@ -60,12 +62,13 @@ func (a *app) serve(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	h, err := a.open(ctx, dir, writeAccess)
-	if err != nil {
+	log := slog.New(slog.NewTextHandler(a.err, nil))
+	h, err := a.openSoon(ctx, dir, log)
+	if err != nil || h == nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, h.v.Close()) }()
-	s := &server{h: h, cfg: h.settings.config(), log: slog.New(slog.NewTextHandler(a.err, nil)), turns: make(chan struct{}, pullsAtOnce(a.memory(h.settings.config()))), scheduled: map[string]bool{}, protection: &protection{try: h.v.Probe}}
+	s := &server{h: h, cfg: h.settings.config(), log: log, turns: make(chan struct{}, pullsAtOnce(a.memory(h.settings.config()))), scheduled: map[string]bool{}, protection: &protection{try: h.v.Probe}}
 	if err := s.probe(ctx); err != nil {
 		return err
 	}
@@ -84,6 +87,35 @@ func (a *app) serve(ctx context.Context) (err error) {
 		return err
 	}
 	return s.run(ctx)
+}
+
+// keeperAgain is how often a daemon that starts looks for its keeper.
+const keeperAgain = 2 * time.Second
+
+// openSoon opens the vault, and waits for a keeper that does not answer: one that recovers, or that a person mends, may take
+// longer than a service may fail. It gives nil if it is asked to end before.
+func (a *app) openSoon(ctx context.Context, dir string, log *slog.Logger) (*host, error) {
+	for said := ""; ; {
+		h, err := a.open(ctx, dir, writeAccess)
+		switch {
+		case err == nil:
+			return h, nil
+		case ctx.Err() != nil:
+			return nil, nil
+		case !errors.Is(err, vault.ErrKeeperGone) || errors.Is(err, vault.ErrNotItsDaemon):
+			return nil, err
+		}
+		if text := err.Error(); text != said {
+			said = text
+			log.Error("waiting for the keeper", "error", text)
+			_, _ = daemon.SdNotify(false, "STATUS=Waiting for the keeper") // the log says it too
+		}
+		select {
+		case <-time.After(keeperAgain):
+		case <-ctx.Done():
+			return nil, nil
+		}
+	}
 }
 
 // run listens everywhere, says that it is ready, and works until ctx ends or a listener fails.
@@ -120,7 +152,7 @@ func (s *server) run(ctx context.Context) error {
 		s.watchConfig(ctx, told)
 		return nil
 	})
-	if _, err := daemon.SdNotify(false, daemon.SdNotifyReady); err != nil {
+	if _, err := daemon.SdNotify(false, daemon.SdNotifyReady+"\nSTATUS="); err != nil {
 		s.log.Warn("systemd was not told that the daemon is ready", "error", err)
 	}
 	s.log.Info("ready", "vault", s.h.v.ID(), "socket", s.socket, "sources", len(s.cfg.Sources))
