@@ -16,7 +16,8 @@ import (
 )
 
 const (
-	// budgetWindow is the time that a budget is for, by the wall clock and by running time alike.
+	// budgetWindow is the running time that a budget is for. The wall clock is not asked: a pack that was sealed under one that
+	// was set a year ahead would use up its source's budget for that year, and only a quorum may give it more.
 	budgetWindow = 24 * time.Hour
 	// A source that took shareLeast within it is stopped once less than a tenth of what it found free is left: the rest is the
 	// other sources'.
@@ -66,10 +67,15 @@ type spending struct {
 	bytes int64
 }
 
+// left is how much running time it counts for still, whole seconds; one is asked on top, as in clock.Elapsed.
+func (u spending) left(now clock.Stamp) time.Duration {
+	return budgetWindow + time.Second - time.Duration(now.Running-u.at.Running)*time.Second
+}
+
 // spend counts bytes against a source's budget and forgets what has left the window.
 func spend(all map[string][]spending, source string, at clock.Stamp, bytes int64) {
 	old := all[source]
-	for len(old) > 0 && clock.Elapsed(old[0].at, at, budgetWindow) {
+	for len(old) > 0 && old[0].left(at) <= 0 {
 		old = old[1:]
 	}
 	all[source] = append(old, spending{at, bytes})
@@ -185,7 +191,7 @@ func (s *Store) free() int64 {
 
 // budget is the whole rule: of the number that the policy says and nine tenths of the room that the source found, the less.
 func budget(source string, rules policy.Rules, used []spending, growing []int64, free int64, now clock.Stamp) Budget {
-	used = slices.DeleteFunc(used, func(u spending) bool { return clock.Elapsed(u.at, now, budgetWindow) })
+	used = slices.DeleteFunc(used, func(u spending) bool { return u.left(now) <= 0 })
 	slices.SortStableFunc(used, func(a, b spending) int { return cmp.Compare(a.at.Running, b.at.Running) })
 	b := Budget{Source: source, Limit: rules.BudgetBytes}
 	for _, u := range used {
@@ -208,12 +214,10 @@ func budget(source string, rules policy.Rules, used []spending, growing []int64,
 			break
 		}
 		left -= u.bytes
-		b.Again = grant{at: u.at, lock: dayLock}.until(now)
+		b.Again = now.Wall.Add(u.left(now))
 	}
 	return b
 }
-
-var dayLock = lockFor(budgetWindow)
 
 // Budgets says it of every source that stored something within 24 hours, or whose number the policy says, by name.
 func (s *Store) Budgets() ([]Budget, error) {
@@ -224,7 +228,7 @@ func (s *Store) Budgets() ([]Budget, error) {
 	names := map[string]bool{}
 	s.mu.Lock()
 	for source, used := range s.state.spent {
-		if len(used) > 0 && !clock.Elapsed(used[len(used)-1].at, now, budgetWindow) {
+		if len(used) > 0 && used[len(used)-1].left(now) > 0 {
 			names[source] = true
 		}
 	}

@@ -85,6 +85,28 @@ func TestOneSourceFillsTheDisk(t *testing.T) {
 	}
 }
 
+// TestAWallClockThatWasAheadStopsNoSource: what was stored while the wall clock was a year ahead uses the budget up for a day, not
+// for that year.
+func TestAWallClockThatWasAheadStopsNoSource(t *testing.T) {
+	_, src, s := newStore(t)
+	_, _, err := s.Adopt(ctx, ledger.Policy{BudgetBytes: 1000}, "")
+	must(t, err)
+	src.StepWall(365 * day)
+	if _, err := fill(t, s, "web1", "s1", 100); !errors.Is(err, ErrBudget) {
+		t.Fatal(err)
+	}
+	src.StepWall(-365 * day)
+	src.Advance(23 * time.Hour)
+	var over *BudgetError
+	if _, err := fill(t, s, "web1", "s2", 1); !errors.As(err, &over) || over.Again.Sub(wallOf(t, src)) > 2*time.Hour {
+		t.Errorf("an hour too early: %v", err)
+	}
+	src.Advance(2 * time.Hour)
+	if _, err := fill(t, s, "web1", "s2", 1); err != nil {
+		t.Errorf("a day later: %v", err)
+	}
+}
+
 // TestUncommittedPacksCostNothing: what no snapshot names counts like everything else, growing packs too.
 func TestUncommittedPacksCostNothing(t *testing.T) {
 	_, _, s := newStore(t)

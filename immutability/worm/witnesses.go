@@ -179,7 +179,11 @@ func (w Witnesses) only(signed []byte, ownKey string) ([]byte, error) {
 			if sig.Name != k.Name || sig.ID != k.ID {
 				continue
 			}
-			if _, err := c.Verify(k); err != nil {
+			at, err := c.Verify(k)
+			if err == nil && !recordable(at) {
+				err = fmt.Errorf("witness %q says that it is Unix second %d, and no record holds that: its clock is wrong", k.Name, at.Unix())
+			}
+			if err != nil {
 				return nil, err
 			}
 			out, found = append(out, line...), true
@@ -204,8 +208,8 @@ func (w Witnesses) witnessed(signed []byte) (*ledger.Witnessed, error) {
 	out := &ledger.Witnessed{Origin: c.Origin, Size: c.Size, Root: c.Root.String(), Quorum: w.Quorum}
 	for i, k := range keys {
 		at, err := c.Verify(k)
-		if err != nil {
-			continue // it did not sign this one
+		if err != nil || !recordable(at) {
+			continue // it did not sign this one, or its word cannot be written down: the others' can
 		}
 		out.Cosignatures = append(out.Cosignatures, ledger.Cosignature{Witness: w.Members[i].Key, At: at, Signature: signatureOf(signed, k)})
 	}
@@ -214,6 +218,10 @@ func (w Witnesses) witnessed(signed []byte) (*ledger.Witnessed, error) {
 	}
 	return out, nil
 }
+
+// recordable says whether RFC 3339 can write a witness's time. One that cannot would keep the whole quorum's word out of the
+// ledger.
+func recordable(at time.Time) bool { return at.Year() >= 1970 && at.Year() <= 9999 }
 
 // signatureOf gives the text behind a key's name in a note.
 func signatureOf(signed []byte, k audit.Key) string {

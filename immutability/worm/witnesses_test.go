@@ -117,6 +117,29 @@ func TestWitnessesStandInForAVaultThatWasSwitchedOff(t *testing.T) {
 	}
 }
 
+// TestAWitnessOfAnImpossibleTimeStopsNobody: one witness that claims a time which no record can hold keeps the others' word out of
+// no record.
+func TestAWitnessOfAnImpossibleTimeStopsNobody(t *testing.T) {
+	_, src, s := newStore(t)
+	all, trust := outsiders(t, 3, 2)
+	must(t, s.TrustWitnesses(trust))
+	commit(t, s, "web1", "s1", ledger.Lock{ForSeconds: 3600})
+	signed := s.Ledger().Checkpoint()
+	all[0].at = time.Unix(1<<40, 0)
+	liar := all[0].cosign(t, signed)
+	if err := s.Cosigned(ctx, liar); err == nil || !strings.Contains(err.Error(), "its clock is wrong") {
+		t.Errorf("a time in the year %d: %v", all[0].at.Year(), err)
+	}
+	must(t, s.Ledger().KeepCosigned(liar)) // as a release did that did not look
+	for _, o := range all[1:] {
+		o.at = wallOf(t, src)
+		must(t, s.Cosigned(ctx, o.cosign(t, signed)))
+	}
+	if n := countKind(s, ledger.KindWitnessed); n != 1 {
+		t.Errorf("%d records of what an honest quorum said", n)
+	}
+}
+
 func TestWitnessesAloneEndNoLock(t *testing.T) {
 	_, src, s := newStore(t)
 	all, trust := outsiders(t, 1, 1)
