@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/holdfast-vault/holdfast/config"
+	"github.com/holdfast-vault/holdfast/immutability/clock"
 	"github.com/holdfast-vault/holdfast/immutability/ledger"
 	"github.com/holdfast-vault/holdfast/immutability/witness"
 	"github.com/holdfast-vault/holdfast/immutability/worm"
@@ -37,6 +38,7 @@ type witnessed interface {
 	Cosigned(ctx context.Context, signed []byte) error
 	TrustWitnesses(w worm.Witnesses) error
 	Witnessed() (worm.Standing, error)
+	Now() (clock.Stamp, error)
 }
 
 // trustOf gives the witnesses of a configuration in the store's words.
@@ -170,6 +172,8 @@ func (k *asker) round(ctx context.Context) {
 	for i, m := range members {
 		if errs[i] == nil {
 			errs[i] = k.store.Cosigned(ctx, answers[i].Checkpoint)
+		} else if err := grown(k.store, errs[i]); err != nil {
+			errs[i] = err
 		} else if witness.Alarming(errs[i]) {
 			errs[i] = cmp.Or(proof(ctx, k.store, clients[m.Name]), errs[i])
 		}
@@ -184,6 +188,21 @@ func (k *asker) round(ctx context.Context) {
 	if !failed {
 		k.failed = 0
 	}
+}
+
+// grown says that a witness remembers more than it was asked for because somebody else asked it meanwhile for what is here too:
+// the checkpoint of a round is older than the ledger, and what follows a keeper lags. Whether it is the same past is for the next
+// round to prove. Nil if that is not it.
+func grown(store witnessed, err error) error {
+	var ahead *witness.AheadError
+	if !errors.As(err, &ahead) {
+		return nil
+	}
+	_, _ = store.Now() // by its answer a keeper's records are followed
+	if here := store.Ledger().Size(); ahead.Witness <= here {
+		return fmt.Errorf("it was asked meanwhile for %d records, of the %d that are here: it is asked again", ahead.Witness, here)
+	}
+	return nil
 }
 
 // proof fetches what a witness remembers and brings it to the store: under the ledger's own signature it is a proof, from then

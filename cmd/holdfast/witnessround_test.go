@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"fmt"
 	"log/slog"
+	"net/http"
 	"net/http/httptest"
 	"strings"
 	"sync"
@@ -110,5 +111,52 @@ func TestWitnessesAreAskedWhileTheLedgerGrows(t *testing.T) {
 	}
 	if records != 5 {
 		t.Errorf("%d records of what they said", records)
+	}
+}
+
+// TestAWitnessThatSomebodyElseAskedRaisesNoAlarm: while a round is under way the ledger grows, and somebody has the same witness
+// cosign that. What it remembers is more than the round's checkpoint and not more than the ledger.
+func TestAWitnessThatSomebodyElseAskedRaisesNoAlarm(t *testing.T) {
+	const id = "0123456789abcdef0123456789abcdef"
+	d, src := crashdisk.New(), clock.NewManual(clock.Earliest().Add(time.Hour))
+	if _, err := worm.Init(d, src, worm.InitOptions{
+		Vault: id, Identity: []byte(`{"format":1,"vault":"` + id + `","created":"2026-07-01T00:00:00Z"}` + "\n"), Keyring: []byte("k"),
+		Policy: ledger.Policy{Mode: ledger.Governance, DefaultSeconds: 3600, MaxSeconds: 7200},
+	}); err != nil {
+		t.Fatal(err)
+	}
+	store, err := worm.Open(d, src, worm.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer store.Close()
+	more := uint64(0) // beyond what is here
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Method != http.MethodPost {
+			http.NotFound(w, r)
+			return
+		}
+		if err := store.SetKeyring(r.Context(), fmt.Append(nil, store.Ledger().Size()), "r"); err != nil {
+			t.Error(err)
+		}
+		w.Header().Set("Content-Type", "text/x.tlog.size")
+		w.WriteHeader(http.StatusConflict)
+		fmt.Fprintf(w, "%d\n", store.Ledger().Size()+more)
+	}))
+	defer server.Close()
+	cfg := config.Defaults()
+	cfg.Witnesses = config.Witnesses{Quorum: 1, Members: []config.Witness{{Name: "lab", URL: server.URL, Key: someWitnessKey}}}
+	k := newAsker(store, slog.New(slog.DiscardHandler), time.Now)
+	if err := k.use(cfg); err != nil {
+		t.Fatal(err)
+	}
+	k.round(t.Context())
+	if m := k.state().Members[0]; m.Refutes || !strings.Contains(m.Error, "asked again") {
+		t.Errorf("%+v", m)
+	}
+	more = 1
+	k.round(t.Context())
+	if m := k.state().Members[0]; !m.Refutes {
+		t.Errorf("more than there is: %+v", m)
 	}
 }

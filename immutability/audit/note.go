@@ -13,6 +13,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -46,6 +47,11 @@ type Key struct {
 
 // Cosigner says whether the key is a witness's: its signatures carry a time.
 func (k Key) Cosigner() bool { return k.kind == typeCosignature }
+
+// same says whether two keys are one. A key ID has 32 bits: whoever writes a record can find a key of his own that has it.
+func (k Key) same(o Key) bool {
+	return k.Name == o.Name && k.ID == o.ID && k.kind == o.kind && k.public.Equal(o.public)
+}
 
 // ParseKey reads a verifier key, NAME+KEYID+BASE64, in its only spelling.
 func ParseKey(text string) (Key, error) {
@@ -247,7 +253,10 @@ func (p *Policy) Check(c *Checkpoint) ([]Cosigned, error) {
 		return nil, err
 	}
 	var out []Cosigned
-	for _, k := range p.Witnesses {
+	for i, k := range p.Witnesses {
+		if slices.ContainsFunc(p.Witnesses[:i], func(o Key) bool { return o.public.Equal(k.public) }) {
+			continue // one witness, given twice or under two names, is one
+		}
 		signed := false
 		for _, s := range c.Signatures {
 			signed = signed || s.Name == k.Name && s.ID == k.ID

@@ -163,13 +163,51 @@ func TestRecordOfWitnessesIsVerified(t *testing.T) {
 		},
 		"nonsense": func(m map[string]any) { first(m)["signature"] = "AAAA" },
 		"a key":    func(m map[string]any) { first(m)["witness"] = "x" },
-		"too few":  func(m map[string]any) { m["cosignatures"] = m["cosignatures"].([]any)[:1] },
+		"one twice": func(m map[string]any) {
+			m["cosignatures"] = []any{first(m), first(m)}
+		},
+		"too few": func(m map[string]any) { m["cosignatures"] = m["cosignatures"].([]any)[:1] },
 	} {
 		if w, err := CheckWitnessed(line(spoil), policy); err == nil {
 			t.Errorf("%s: %+v", what, w)
 		} else if what != "nonsense" && what != "a key" && !errors.Is(err, ErrRefuted) {
 			t.Errorf("%s: %v", what, err)
 		}
+	}
+}
+
+// TestOneWitnessGivenTwiceIsNoQuorum: whoever lists a key twice, or under two names, is told that one witness signed.
+func TestOneWitnessGivenTwiceIsNoQuorum(t *testing.T) {
+	log, private := keyPair("holdfast/v", typeNote, 1)
+	one, oneKey := keyPair("w.example/1", typeCosignature, 3)
+	alias, _ := keyPair("w.example/alias", typeCosignature, 3)
+	text := "holdfast/v\n5\n" + rootA + "\n"
+	c, err := ParseCheckpoint([]byte(text + "\n" + sign(log, private, text, 0) + sign(one, oneKey, text, 7) + sign(alias, oneKey, text, 7)))
+	must(t, err)
+	for _, twice := range [][]Key{{one, one}, {one, alias}} {
+		if got, err := (&Policy{Log: log, Witnesses: twice, Quorum: 2}).Check(&c); !errors.Is(err, ErrRefuted) {
+			t.Errorf("%v: %v %v", twice, got, err)
+		}
+		if got, err := (&Policy{Log: log, Witnesses: twice, Quorum: 1}).Check(&c); err != nil || len(got) != 1 {
+			t.Errorf("%v: %v %v", twice, got, err)
+		}
+	}
+}
+
+// TestAnothersKeyOfTheSameID: a key ID is short enough to be hit on purpose. What counts is the key.
+func TestAnothersKeyOfTheSameID(t *testing.T) {
+	log, _ := keyPair("holdfast/v", typeNote, 1)
+	forged, private := keyPair("w.example/1", typeCosignature, 3)
+	trusted, _ := keyPair("w.example/1", typeCosignature, 4)
+	trusted.ID = forged.ID
+	text := "holdfast/v\n5\n" + rootA + "\n"
+	line := fmt.Appendf(nil, `{"kind":"witnessed","witnessed":{"origin":"holdfast/v","size":5,"root":%q,"quorum":1,"cosignatures":[{"witness":"w.example/1+%08x+%s","at":"1970-01-01T00:00:07Z","signature":%q}]}}`,
+		rootA, forged.ID, keyText(forged), strings.Fields(sign(forged, private, text, 7))[2])
+	if w, err := CheckWitnessed(line, &Policy{Log: log, Witnesses: []Key{forged}, Quorum: 1}); err != nil || len(w.Signed) != 1 {
+		t.Fatalf("%+v %v", w, err)
+	}
+	if w, err := CheckWitnessed(line, &Policy{Log: log, Witnesses: []Key{trusted}, Quorum: 1}); !errors.Is(err, ErrRefuted) {
+		t.Errorf("%+v %v", w, err)
 	}
 }
 

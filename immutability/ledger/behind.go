@@ -58,6 +58,9 @@ func (l *Ledger) behindFile() string { return path.Join(path.Dir(l.dir), "log", 
 func (l *Ledger) Remember(signed []byte) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	if len(signed) > checkpointMax { // recall would not read it
+		return fmt.Errorf("a checkpoint of %d bytes, more than %d", len(signed), checkpointMax)
+	}
 	c, err := ParseCheckpoint(signed, l.verifier)
 	if err != nil {
 		return err

@@ -2,8 +2,10 @@ package ledger
 
 import (
 	"bytes"
+	"encoding/base64"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"os"
 	"strings"
 	"testing"
@@ -54,6 +56,31 @@ func TestLedgerBehindWhatItSignedSignsNothing(t *testing.T) {
 	}
 	if report, err := Inspect(d, "ledger", ""); err != nil || len(report.Damages) > 0 {
 		t.Errorf("what is there is whole: %+v %v", report, err)
+	}
+}
+
+// TestProofThatIsTooLongToReadAgainIsNotKept: whoever pads a note that shows the loss with signatures of nobody does not leave a
+// file behind which no later process can read.
+func TestProofThatIsTooLongToReadAgainIsNotKept(t *testing.T) {
+	d, newest := rolledBack(t)
+	l := reopen(t, d)
+	padded := bytes.Clone(newest)
+	for i := range 90 {
+		padded = append(padded, "— nobody/"+fmt.Sprint(i)+" "+base64.StdEncoding.EncodeToString(bytes.Repeat([]byte{byte(i)}, 900))+"\n"...)
+	}
+	if _, err := ParseCheckpoint(padded, l.Verifier()); err != nil {
+		t.Fatalf("this test is of a note that holds: %v", err)
+	}
+	if err := l.Remember(padded); err == nil || errors.Is(err, ErrBehind) {
+		t.Errorf("padded: %v", err)
+	}
+	if err := l.Remember(newest); !errors.Is(err, ErrBehind) {
+		t.Errorf("as it was signed: %v", err)
+	}
+	must(t, l.Close())
+	l = reopen(t, d)
+	if b := (*Behind)(nil); !errors.As(l.Behind(), &b) || b.Unreadable != nil {
+		t.Errorf("after a restart: %v", l.Behind())
 	}
 }
 

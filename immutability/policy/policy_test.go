@@ -139,6 +139,17 @@ func TestASourcesOwnOutlivesTheVaults(t *testing.T) {
 	}
 }
 
+// TestAProposalThatASourceBarsSaysWhich: a minimum above the maximum that a source has is not followed for it and so for nobody, and
+// the refusal names the source, which may long be gone from the configuration.
+func TestAProposalThatASourceBarsSaysWhich(t *testing.T) {
+	now := base()
+	now.Sources["gone1"] = Rules{MaxSeconds: 35 * day}
+	got, refused := Tighten(now, nil, Policy{MinSeconds: 36 * day, DefaultSeconds: 40 * day}, known)
+	if !reflect.DeepEqual(got, now) || len(refused) != 1 || !strings.Contains(refused[0].String(), `"gone1"`) {
+		t.Errorf("%+v, refused %v", got, refused)
+	}
+}
+
 // TestARefusedMinimumKeepsTheVaults: a source whose own minimum cannot be followed has the vault's new one, once and for all.
 func TestARefusedMinimumKeepsTheVaults(t *testing.T) {
 	now := Policy{Mode: Governance, MinSeconds: 1, DefaultSeconds: 2, MaxSeconds: 2}

@@ -1,6 +1,7 @@
 package policy
 
 import (
+	"errors"
 	"fmt"
 	"maps"
 	"math"
@@ -81,8 +82,13 @@ func Tighten(inForce Policy, cooling []Policy, said Policy, fresh func(source st
 			next.Sources[name] = own
 		}
 	}
-	if next.Check() != nil || !sameFor(next, names, inForce, floor) { // nothing that is not understood is followed
-		return inForce, append(refused, Refusal{Member: "policy", InForce: "as it is", Said: "the proposal", Why: "its members do not fit together"})
+	why := next.Check()
+	if why == nil && !sameFor(next, names, inForce, floor) {
+		why = errors.New("it would make something looser")
+	}
+	if why != nil { // nothing that is not understood is followed
+		return inForce, append(refused, Refusal{Member: "policy", InForce: "as it is", Said: "the proposal",
+			Why: fmt.Sprintf("its members do not fit together, or not with what a source has: %v", why)})
 	}
 	return next, refused
 }

@@ -108,7 +108,7 @@ func (s *Store) ClockAs(now clock.Stamp, shifted bool, why string) ClockReport {
 func (s *Store) report(r clock.Report) ClockReport {
 	out := ClockReport{Report: r, Corrections: s.state.corrections}
 	for _, snap := range s.state.remaining() {
-		for _, g := range snap.grants {
+		for _, g := range s.seen(snap.grants) {
 			if g.running(r.Now) {
 				out.Late = max(out.Late, g.until(r.Now).Sub(g.at.Wall.Add(g.duration())))
 			}

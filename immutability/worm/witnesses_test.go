@@ -113,6 +113,11 @@ func TestWitnessesStandInForAVaultThatWasSwitchedOff(t *testing.T) {
 			if got.Locked != (quorum == 0) {
 				t.Errorf("locked %t", got.Locked)
 			}
+			report, err := s.Clock()
+			must(t, err)
+			if late := report.Late > time.Hour; late != (quorum == 0) {
+				t.Errorf("locks are said to end %v late", report.Late)
+			}
 		})
 	}
 }
