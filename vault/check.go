@@ -42,7 +42,8 @@ type CheckReport struct {
 	Packs        int
 	Chunks       uint64
 	BytesRead    uint64
-	IndexRebuilt string // why the index was rebuilt, empty if it was right
+	IndexRebuilt string        // why the index was rebuilt, empty if it was right
+	Unseen       []worm.Damage // no damage: what could not be looked at, because the keeper does not answer
 }
 
 // Touched is a file that damage reaches.
@@ -66,8 +67,12 @@ func (v *Vault) Check(ctx context.Context, o CheckOptions) (*CheckReport, error)
 	if err != nil {
 		return nil, err
 	}
-	c.rep.Damage = v.store.Check(ctx, false) // the packs are read below, once for all that is to be verified
-	for _, d := range c.rep.Damage {
+	for _, d := range v.store.Check(ctx, false) { // the packs are read below, once for all that is to be verified
+		if d.Unseen {
+			c.rep.Unseen = append(c.rep.Unseen, d)
+			continue
+		}
+		c.rep.Damage = append(c.rep.Damage, d)
 		if d.Pack != 0 {
 			c.told[d.Pack] = true
 		}
@@ -109,7 +114,7 @@ func CheckDir(ctx context.Context, dir string, o Options, co CheckOptions) (rep 
 
 // unwritable says whether an error tells of the place where a vault lies and nothing about the vault.
 func unwritable(err error) bool {
-	return durable.IsNoSpace(err) || errors.Is(err, syscall.EROFS) || errors.Is(err, fs.ErrPermission)
+	return durable.IsNoSpace(err) || errors.Is(err, ErrKeeperGone) || errors.Is(err, ErrNotItsDaemon) || errors.Is(err, syscall.EROFS) || errors.Is(err, fs.ErrPermission)
 }
 
 type checker struct {

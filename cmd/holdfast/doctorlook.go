@@ -121,9 +121,17 @@ func (p *patient) keeper(ctx context.Context) {
 	}
 }
 
+// keeperWithin is how long doctor waits for the keeper.
+const keeperWithin = 10 * time.Second
+
 // askKeeper reaches the keeper, as far as this user may.
 func (p *patient) askKeeper(ctx context.Context, socket, work string, owner uint32) {
+	ctx, done := context.WithTimeout(ctx, keeperWithin)
+	defer done()
 	has, err := vault.KeeperHas(ctx, socket)
+	if errors.Is(err, context.DeadlineExceeded) {
+		err = fmt.Errorf("%s does not answer within %v: the keeper hangs, or its disk does (dmesg)", socket, keeperWithin)
+	}
 	switch {
 	case err == nil && has == p.id:
 		p.well("keeper", "%s has the vault; the daemon's own files are in %s", socket, work)
@@ -345,7 +353,7 @@ func (p *patient) witnesses() {
 }
 
 func (p *patient) unlockKey() {
-	file, err := p.a.unlockFile(p.id)
+	file, err := p.a.unlockFileThere(p.id)
 	if err != nil {
 		p.say("unlock key", isBroken, "name it with --unlock-key FILE", "%v", err)
 		return

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bufio"
 	"context"
 	"errors"
 	"io/fs"
@@ -9,6 +10,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 
 	"github.com/holdfast-vault/holdfast/immutability/clock"
@@ -155,5 +157,65 @@ func TestCommandsWorkThroughAKeeper(t *testing.T) {
 	s.stopKeeper()
 	if r := s.run("check"); r.code != exitFailed || !strings.Contains(r.out, "Checked") {
 		t.Errorf("check without the keeper: %d %s%s", r.code, r.out, r.err)
+	}
+}
+
+// TestAbsentKeeperIsTakenForDamage: while the keeper is down everything can be read, check finds no damage and says what it did
+// not look at, and a daemon that starts meanwhile waits for it.
+func TestAbsentKeeperIsTakenForDamage(t *testing.T) {
+	srv := sshdtest.Start(t, sshdtest.Options{})
+	s := newKeptSite(t)
+	src := filepath.Join(t.TempDir(), "src")
+	writeTree(t, src, 3, 60, 1)
+	s.must("init", "--recovery-out", filepath.Join(s.dir, "recovery.key"))
+	s.pull(srv, "web1", src)
+	d := s.serve()
+	s.stopKeeper()
+	r := s.run("check", "--read-data")
+	if r.code != exitFailed || strings.Contains(r.out+r.err, "DAMAGE") || strings.Contains(r.out+r.err, "damaged") || !strings.Contains(r.out, "UNSEEN keeper") {
+		t.Errorf("check without the keeper: %d %s%s", r.code, r.out, r.err)
+	}
+	to := filepath.Join(t.TempDir(), "out")
+	s.must("restore", "web1@latest", "--to", to)
+	sameAsSource(t, src, to)
+	d.stop()
+
+	c := s.command("serve")
+	said, err := c.StderrPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Start(); err != nil {
+		t.Fatal(err)
+	}
+	waited, ready := false, false
+	for lines := bufio.NewScanner(said); lines.Scan(); {
+		if strings.Contains(lines.Text(), "waiting for the keeper") {
+			waited = true
+			s.startKeeper()
+		}
+		if strings.Contains(lines.Text(), "msg=ready") {
+			ready = true
+			_ = c.Process.Signal(syscall.SIGTERM)
+		}
+	}
+	if err := c.Wait(); err != nil || !waited || !ready {
+		t.Errorf("a daemon that started before its keeper: %v, waited %v, ready %v", err, waited, ready)
+	}
+}
+
+// TestUnlockKeyOfTheUnitIsNotFound: who set the service up as the manual says has one key file, under the unit's name for it.
+func TestUnlockKeyOfTheUnitIsNotFound(t *testing.T) {
+	dir := t.TempDir()
+	own, service := filepath.Join(dir, "unlock-ab12.key"), filepath.Join(dir, "unlock.key")
+	for _, step := range []struct{ made, want string }{{"", own}, {service, service}, {own, own}} {
+		if step.made != "" {
+			if err := os.WriteFile(step.made, nil, 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if got := keyIn(dir, "ab12"); got != step.want {
+			t.Errorf("with %q: %q, want %q", step.made, got, step.want)
+		}
 	}
 }

@@ -228,9 +228,36 @@ func (a *app) unlockFile(id string) (string, error) {
 	return filepath.Join(base, name), nil
 }
 
+// unlockFileThere is unlockFile for reading: where nobody named a file and the default is not there, it is the one of
+// keyIn.
+func (a *app) unlockFileThere(id string) (string, error) {
+	file, err := a.unlockFile(id)
+	if err != nil {
+		return "", err
+	}
+	base, err := a.userDir()
+	if err != nil || file != filepath.Join(base, "unlock-"+id+".key") {
+		return file, nil
+	}
+	return keyIn(base, id), nil
+}
+
+// keyIn is the file of a vault's unlock identity in the operator's directory: its own, or the one that the unit takes the
+// daemon's from where only that is there.
+func keyIn(base, id string) string {
+	own, service := filepath.Join(base, "unlock-"+id+".key"), filepath.Join(base, "unlock.key")
+	if _, err := os.Stat(own); !errors.Is(err, fs.ErrNotExist) {
+		return own
+	}
+	if info, err := os.Stat(service); err == nil && info.Mode().IsRegular() {
+		return service
+	}
+	return own
+}
+
 // identities reads the unlock identity of a vault.
 func (a *app) identities(id string) ([]*keys.Identity, error) {
-	file, err := a.unlockFile(id)
+	file, err := a.unlockFileThere(id)
 	if err != nil {
 		return nil, err
 	}

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 	"text/tabwriter"
@@ -63,7 +64,11 @@ func reportCheck(c *call, rep *vault.CheckReport) error {
 		Damage       []damageJSON  `json:"damage"`
 		Touched      []touchedJSON `json:"touched"`
 		TouchedCount uint64        `json:"touched_count"`
-	}{rep.Snapshots, rep.Packs, rep.Chunks, rep.BytesRead, rep.IndexRebuilt, []damageJSON{}, []touchedJSON{}, rep.TouchedCount}
+		Unseen       []damageJSON  `json:"unseen,omitempty"`
+	}{rep.Snapshots, rep.Packs, rep.Chunks, rep.BytesRead, rep.IndexRebuilt, []damageJSON{}, []touchedJSON{}, rep.TouchedCount, nil}
+	for _, d := range rep.Unseen {
+		j.Unseen = append(j.Unseen, damageJSON{d.What, d.Detail, d.Pack, d.Snapshot})
+	}
 	for _, d := range rep.Damage {
 		j.Damage = append(j.Damage, damageJSON{d.What, d.Detail, d.Pack, d.Snapshot})
 	}
@@ -77,6 +82,9 @@ func reportCheck(c *call, rep *vault.CheckReport) error {
 	} else {
 		for _, d := range j.Damage {
 			fmt.Fprintf(c.out, "DAMAGE %s: %s\n", printable(d.What), printable(d.Detail))
+		}
+		for _, d := range j.Unseen {
+			fmt.Fprintf(c.out, "UNSEEN %s: %s\n", printable(d.What), printable(d.Detail))
 		}
 		for _, t := range j.Touched {
 			fmt.Fprintf(c.out, "TOUCHED %s@%s %s\n", t.Source, t.Time, printable(t.Path))
@@ -95,6 +103,9 @@ func reportCheck(c *call, rep *vault.CheckReport) error {
 	}
 	if len(j.Damage) > 0 || j.TouchedCount > 0 {
 		return &exitError{exitDamage, fmt.Errorf("%d places are damaged, which touches %d files of snapshots; the rest can be given back: do not prune, and take a copy of the vault before you mend anything", len(j.Damage), j.TouchedCount)}
+	}
+	if len(j.Unseen) > 0 {
+		return &exitError{exitFailed, errors.New("no damage was found, and not everything was looked at; start the keeper (systemctl status holdfast-keeper) and run this again")}
 	}
 	return nil
 }
@@ -120,6 +131,9 @@ With a keeper it takes two runs, a day apart: the first marks, the second remove
 				names[s.ID] = s.Source + "@" + s.Label
 			}
 			rep, err := c.view.v.Prune(ctx, dry)
+			if errors.Is(err, vault.ErrKeeperGone) {
+				return fmt.Errorf("prune: %w", err)
+			}
 			if err != nil {
 				return fmt.Errorf("prune: %w; see: holdfast check", err)
 			}
@@ -177,6 +191,9 @@ func reportPrune(c *call, j pruneJSON) error {
 		verb = "Would remove"
 	}
 	_, err := fmt.Fprintf(c.out, "%s %d of %d snapshots and %d packs, %s.\n", verb, gone, len(j.Snapshots), j.Packs, humanize.IBytes(j.Bytes))
+	if err == nil && j.DryRun && c.view.v.Kept() && gone+j.Packs > 0 {
+		_, err = fmt.Fprintln(c.out, "The keeper takes two runs over it: one marks them, and one a day later removes them.")
+	}
 	if err == nil && j.MarkedSnapshots+j.MarkedPacks > 0 {
 		_, err = fmt.Fprintf(c.out, "Marked %d snapshots and %d packs: a prune that runs a day from now removes them, unless something keeps them by then.\n", j.MarkedSnapshots, j.MarkedPacks)
 	}

@@ -44,7 +44,7 @@ and gives them back. Production holds no credential for the vault.
 	f.StringVar(&a.keeperFlag, "keeper", "", "`SOCKET` of the keeper that writes to the vault (or HOLDFAST_KEEPER, or keeper: in the configuration)")
 	f.StringVar(&a.workFlag, "work", "", "beside a keeper: `DIR` of the index and of what can be resumed (or HOLDFAST_WORK; default\n"+vault.DefaultWork+")")
 	f.StringVar(&a.configFlag, "config", "", "configuration `FILE` (or HOLDFAST_CONFIG; default /etc/holdfast/holdfast.yaml)")
-	f.StringVar(&a.unlockFlag, "unlock-key", "", "unlock key or recovery identity `FILE` (or HOLDFAST_UNLOCK_KEY; default unlock-VAULTID.key\nin /etc/holdfast for root, in the user's configuration directory otherwise)")
+	f.StringVar(&a.unlockFlag, "unlock-key", "", "unlock key or recovery identity `FILE` (or HOLDFAST_UNLOCK_KEY; default unlock-VAULTID.key,\nor unlock.key, in /etc/holdfast for root, in the user's configuration directory otherwise)")
 	f.StringVar(&a.indexFlag, "index-dir", "", "keep the index in `DIR`: to restore from a read-only vault")
 	f.Var(&a.memoryFlag, "memory", "memory that a pull may use, from 64MiB (default 256MiB, or what the configuration says); a running\ndaemon keeps its own")
 	root.AddGroup(&cobra.Group{ID: "keep", Title: "Keep:"}, &cobra.Group{ID: "back", Title: "Give back:"}, &cobra.Group{ID: "care", Title: "Take care:"})

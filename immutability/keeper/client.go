@@ -9,6 +9,7 @@ import (
 	"os"
 	"sync"
 	"syscall"
+	"time"
 
 	"github.com/RoaringBitmap/roaring/v2"
 
@@ -58,6 +59,9 @@ type answer struct {
 	err  error
 }
 
+// greetWithin is how long a keeper may take to greet. One that takes longer hangs, or its disk does.
+const greetWithin = 30 * time.Second
+
 // Dial connects to the keeper's socket and greets it. program says who asks, for messages.
 func Dial(ctx context.Context, socket, program string) (*Client, error) {
 	var d net.Dialer
@@ -68,7 +72,12 @@ func Dial(ctx context.Context, socket, program string) (*Client, error) {
 	if err != nil {
 		return nil, fmt.Errorf("the keeper does not answer at %q; is it running (systemctl status holdfast-keeper), and is this its daemon's user? %w: %v", socket, ErrGone, err)
 	}
-	c, err := greet(ctx, conn.(*net.UnixConn), program)
+	within, done := context.WithTimeout(ctx, greetWithin)
+	defer done()
+	c, err := greet(within, conn.(*net.UnixConn), program)
+	if err != nil && ctx.Err() == nil && within.Err() != nil {
+		return nil, fmt.Errorf("the keeper at %q takes longer than %v to greet; is its disk hanging (systemctl status holdfast-keeper, dmesg)? %w", socket, greetWithin, ErrGone)
+	}
 	if errors.Is(err, ErrGone) && !errors.Is(err, ErrVersion) {
 		err = fmt.Errorf("%w, and four connections at most; run this as that user. At %q: %w", ErrNotItsDaemon, socket, err)
 	}

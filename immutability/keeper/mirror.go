@@ -41,7 +41,7 @@ type Mirror struct {
 	ctx context.Context // ends with Close
 	end context.CancelFunc
 
-	dialling sync.Mutex // held while a connection is made; taken before mu
+	dialling chan struct{} // full while a connection is made; taken before mu
 
 	mu      sync.Mutex // guards all below
 	client  *Client    // nil before the first connection
@@ -103,6 +103,7 @@ func OpenMirror(ctx context.Context, o MirrorOptions) (*Mirror, error) {
 	}
 	m := &Mirror{
 		reading: store, o: o, store: store, growing: map[uint32]*Client{}, claims: map[string]*sessionClaims{}, bound: map[string]string{},
+		dialling: make(chan struct{}, 1),
 	}
 	if err := m.take(c); err != nil {
 		return nil, errors.Join(err, c.Close(), store.Close())
@@ -146,8 +147,12 @@ func (m *Mirror) connection(ctx context.Context) (*Client, error) {
 	if c := m.current(); c != nil {
 		return c, nil
 	}
-	m.dialling.Lock()
-	defer m.dialling.Unlock()
+	select {
+	case m.dialling <- struct{}{}:
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+	defer func() { <-m.dialling }()
 	if c := m.current(); c != nil {
 		return c, nil // somebody else made one meanwhile
 	}
@@ -205,8 +210,8 @@ func lost(err error) error {
 // Close ends the connection and the mirror. What grows becomes a leftover.
 func (m *Mirror) Close() error {
 	m.end()
-	m.dialling.Lock()
-	defer m.dialling.Unlock()
+	m.dialling <- struct{}{}
+	defer func() { <-m.dialling }()
 	m.mu.Lock()
 	c := m.client
 	m.client = nil

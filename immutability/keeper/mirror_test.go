@@ -12,6 +12,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/RoaringBitmap/roaring/v2"
@@ -323,4 +324,16 @@ func TestAKeeperWithoutAVaultMakesOneAndOnlyOne(t *testing.T) {
 	if m.Vault() != testVault || m.Policy().MaxSeconds != 7200 || string(m.Keyring()) != "wrapped keyring\n" {
 		t.Errorf("%q %+v", m.Vault(), m.Policy())
 	}
+}
+
+// TestHangingKeeperHangsWhoeverAsks: a keeper that hangs over a new connection holds nobody up for longer than he wants to wait.
+func TestHangingKeeperHangsWhoeverAsks(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := &Mirror{dialling: make(chan struct{}, 1), ctx: t.Context()}
+		m.dialling <- struct{}{} // somebody waits for its greeting
+		_, err := m.Clock()
+		if !errors.Is(err, ErrGone) || !strings.Contains(err.Error(), "hangs") {
+			t.Errorf("the clock of a keeper that hangs: %v", err)
+		}
+	})
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/RoaringBitmap/roaring/v2"
 
@@ -261,26 +262,36 @@ func (m *Mirror) Now() (clock.Stamp, error) {
 	return now.stamp(), nil
 }
 
-// ClockShifted says whether the keeper's wall clock moved against its running time, so that nothing expires.
-func (m *Mirror) ClockShifted() (shifted bool, why string) {
-	err := m.ask(m.ctx, func(c *Client) error {
-		now, err := c.Now(m.ctx)
-		shifted, why = now.Shifted, now.Why
+// toldWithin is how long the keeper may take to tell how its clock stands. Who asks shows that to people or to Prometheus, and
+// must not hang with a keeper that does.
+const toldWithin = 5 * time.Second
+
+// told asks for the keeper's clock, and gives up after toldWithin.
+func (m *Mirror) told() (now Now, err error) {
+	ctx, done := context.WithTimeout(m.ctx, toldWithin)
+	defer done()
+	err = m.ask(ctx, func(c *Client) (err error) {
+		now, err = c.Now(ctx)
 		return err
 	})
+	if errors.Is(err, context.DeadlineExceeded) {
+		err = fmt.Errorf("keeper: %w: no answer within %v; it hangs, or its disk does (systemctl status holdfast-keeper, dmesg)", ErrGone, toldWithin)
+	}
+	return now, err
+}
+
+// ClockShifted says whether the keeper's wall clock moved against its running time, so that nothing expires.
+func (m *Mirror) ClockShifted() (shifted bool, why string) {
+	now, err := m.told()
 	if err != nil {
 		m.o.Logf("%v", err)
 	}
-	return shifted, why
+	return now.Shifted, now.Why
 }
 
-// Clock says how the keeper's clock stands.
+// Clock says how the keeper's clock stands. A keeper that hangs is an error after a few seconds.
 func (m *Mirror) Clock() (worm.ClockReport, error) {
-	var now Now
-	err := m.ask(m.ctx, func(c *Client) (err error) {
-		now, err = c.Now(m.ctx)
-		return err
-	})
+	now, err := m.told()
 	if err != nil {
 		return worm.ClockReport{}, err
 	}
@@ -303,7 +314,8 @@ func (m *Mirror) Probe(ctx context.Context) (level.Subject, error) {
 	return level.Subject{File: file, Writer: w, Seal: c.SealProbe, Remove: c.DropProbe}, nil
 }
 
-// Check compares everything on the disk with the ledger, as worm.Store.Check does, and adds what only the keeper sees.
+// Check compares everything on the disk with the ledger, as worm.Store.Check does, and adds what only the keeper sees. A keeper
+// that does not answer is told as Unseen.
 func (m *Mirror) Check(ctx context.Context, readData bool) []worm.Damage {
 	found := m.store.Check(ctx, readData)
 	var lines []string
@@ -312,7 +324,7 @@ func (m *Mirror) Check(ctx context.Context, readData bool) []worm.Damage {
 		return err
 	})
 	if err != nil {
-		return append(found, worm.Damage{What: "keeper", Detail: fmt.Sprintf("what only it can see was not looked at: %v", err)})
+		return append(found, worm.Damage{What: "keeper", Detail: fmt.Sprintf("what only it can see was not looked at: %v", err), Unseen: true})
 	}
 	// What is on its way into the vault looks like nobody's from here; the keeper knows.
 	found = slices.DeleteFunc(found, func(d worm.Damage) bool { return d.Stray && !slices.Contains(lines, d.String()) })

@@ -25,6 +25,7 @@ type Damage struct {
 	Pack     uint32 // the pack concerned, 0 for none
 	Snapshot string // the snapshot concerned, "" for none
 	Stray    bool   // a file that no record names
+	Unseen   bool   // no damage: something that could not be looked at, and Detail says why
 }
 
 func (d Damage) String() string { return d.What + ": " + d.Detail }
