@@ -422,7 +422,7 @@ func TestAGroupCannotRead(t *testing.T) {
 func TestCutWhileBecomingGuarded(t *testing.T) {
 	plain, src, m := crashdisk.New(), newClock(), newMemory()
 	must(t, m.life(plain, src, false))
-	m.guard = true
+	m.guard, m.moving = true, true
 	some := newSlice(5)
 	for _, fault := range crashdisk.Faults() {
 		for k := int64(1); k < 200; k++ {

@@ -204,6 +204,11 @@ func (k *cutting) life() {
 	k.src.Reboot(time.Minute)
 	d = k.open()
 	defer d.Close()
+	if was {
+		if err := k.m.flagged(d); err != nil {
+			k.t.Errorf("cut %d, before operation %d (%v): %v", k.cuts, until, end, err)
+		}
+	}
 	if err := k.proven(d); err != nil {
 		k.t.Errorf("cut %d, before operation %d (%v): %v", k.cuts, until, end, err)
 	}
@@ -328,6 +333,7 @@ func (k *cutting) proven(d *durable.Dir) error {
 	if err != nil {
 		return fmt.Errorf("open: %w", err)
 	}
+	k.m.lifted = false
 	if k.grew != 0 {
 		if info, err := d.Stat(incomingPack(k.grew)); err != nil || info.Size() < unsynced {
 			k.lost++

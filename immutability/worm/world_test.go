@@ -115,6 +115,8 @@ func commit(t testing.TB, s *Store, source, session string, lock ledger.Lock, mo
 // memory is what a process was told, and holds the vault to it.
 type memory struct {
 	guard       bool // the disk's flags and leases are used
+	moving      bool // and were not from the beginning
+	lifted      bool // an exchange of the keyring failed, and nobody has opened the vault since
 	created     bool
 	tried       bool              // Init was begun
 	packs       map[uint32][]byte // sealed, acknowledged
@@ -264,6 +266,7 @@ func (m *memory) life(d durable.Disk, src *clock.Manual, persist bool) error {
 func (m *memory) rekey(s *Store, ring string) error {
 	m.keyrings = append(slices.Clip(m.keyrings), ring)
 	err := s.SetKeyring(ctx, []byte(ring), "a test")
+	m.lifted = m.lifted || err != nil
 	if err == nil {
 		m.keyring, m.keyrings = ring, nil
 		m.saved(s)
@@ -305,6 +308,9 @@ func (m *memory) prove(d *crashdisk.Disk, src clock.Source, tries int) error {
 		if err := independently(d); err != nil {
 			return fmt.Errorf("round %d: before it is opened: %w", round, err)
 		}
+		if err := m.flagged(d); err != nil {
+			return fmt.Errorf("round %d: before it is opened: %w", round, err)
+		}
 		s, err := Open(d, src, m.options())
 		for try := 1; err != nil && try < tries; try++ {
 			s, err = Open(d, src, m.options())
@@ -315,7 +321,62 @@ func (m *memory) prove(d *crashdisk.Disk, src clock.Source, tries int) error {
 		if err := errors.Join(m.holds(s), m.goesOn(s, round, tries), m.holds(s), s.Close(), independently(d)); err != nil {
 			return fmt.Errorf("round %d: %w", round, err)
 		}
-		d = d.Restart(crashdisk.LoseUnsynced, 0)
+		d, m.moving, m.lifted = d.Restart(crashdisk.LoseUnsynced, 0), false, false
+	}
+	return nil
+}
+
+// flagged demands of a guarded disk that nobody has opened yet that what was acknowledged has its flags: they are durable
+// before the record, and lifted for nothing but what may go.
+func (m *memory) flagged(d durable.GuardedDisk) error {
+	if !m.guard || m.moving {
+		return nil
+	}
+	want := map[string]durable.Flags{ledgerDir: durable.AppendOnly}
+	if !m.lifted && len(m.keyrings) == 0 {
+		want["."] = durable.Immutable
+	}
+	if !m.pruned {
+		want[packsDir], want[manifestsDir] = durable.AppendOnly, durable.AppendOnly
+		for n := range m.packs {
+			want[packFile(n)] = durable.Immutable
+		}
+	}
+	for id, a := range m.snapshots {
+		if m.gone[id] || m.mayGo[id] {
+			continue
+		}
+		want[manifestFile(id)] = durable.Immutable
+		head, _, _, err := reliance.Unframe(a.manifest)
+		if err != nil {
+			return err
+		}
+		h, err := reliance.Parse(head)
+		if err != nil {
+			return err
+		}
+		packs, err := h.PackSet()
+		if err != nil {
+			return err
+		}
+		for n := range roaring.Values(packs) {
+			want[packFile(n)] = durable.Immutable
+		}
+	}
+	entries, err := d.ReadDir(ledgerDir)
+	if err != nil {
+		return err
+	}
+	for i, e := range entries {
+		// The newest segment may have been cut before it counts.
+		if f, err := d.Flags(ledgerDir + "/" + e.Name()); (i == 0 || i < len(entries)-1) && (err != nil || f == 0) {
+			return fmt.Errorf("%s has no flag: %v", e.Name(), err)
+		}
+	}
+	for name, flags := range want {
+		if f, err := d.Flags(name); err != nil || f != flags {
+			return fmt.Errorf("%s has the flags %q, want %q: %v", name, f, flags, err)
+		}
 	}
 	return nil
 }
