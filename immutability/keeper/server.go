@@ -194,7 +194,7 @@ func (g *grown) hand() {
 // serve reads requests until the connection ends. An end between two requests is none of its errors.
 func (p *peer) serve(ctx context.Context) error {
 	greeted := false
-	in := &frameReader{c: p.c, within: p.s.patience}
+	in := newFrameReader(p.c, p.s.patience)
 	for {
 		in.next()
 		f, err := readFrame(in)
@@ -232,28 +232,6 @@ func (p *peer) serve(ctx context.Context) error {
 			p.answer(ctx, f, m)
 		})
 	}
-}
-
-// frameReader lets the first byte of a frame come when it will, and the rest soon: half a frame and silence would hold one of
-// the few connections for ever.
-type frameReader struct {
-	c      *net.UnixConn
-	within time.Duration
-	began  bool
-}
-
-func (r *frameReader) next() {
-	r.began = false
-	_ = r.c.SetReadDeadline(time.Time{}) // of a closed connection, which the read says
-}
-
-func (r *frameReader) Read(b []byte) (int, error) {
-	n, err := r.c.Read(b)
-	if n > 0 && !r.began {
-		r.began = true
-		err = errors.Join(err, r.c.SetReadDeadline(time.Now().Add(r.within)))
-	}
-	return n, err
 }
 
 // begin takes a request's number, which must not be at work.
