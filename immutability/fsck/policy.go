@@ -125,8 +125,13 @@ func (p policy) softened() policy {
 	return p
 }
 
-// coolingOff is for how many seconds a change of the policy may be taken back.
-const coolingOff = 72 * 3600
+// coolingOff is for how many seconds of running time a change of the policy may be taken back. A minute is added here: the
+// vault decides a moment before its record is stamped.
+const coolingOff = 72*3600 + 60
+
+// cooled says whether what began then had stood for that long. The wall clock does not count: one that is set back would
+// bring back what had become hard.
+func cooled(since, now Stamp) bool { return now.Running-since.Running > coolingOff }
 
 // takePolicy follows a policy of the ledger. None may be looser than the loosest of the last 72 hours.
 func (h *history) takePolicy(r *record, p policy) {
@@ -155,11 +160,11 @@ func (h *history) loosened(r *record, p policy) string {
 	last := len(h.policies) - 1
 	recent := []policy{h.policies[last].policy}
 	for i := range h.policies[:last] {
-		if !elapsed(h.policies[i+1].at, r.at, coolingOff) {
+		if !cooled(h.policies[i+1].at, r.at) {
 			recent = append(recent, h.policies[i].policy)
 		}
 	}
-	if !elapsed(h.policies[0].at, r.at, coolingOff) {
+	if !cooled(h.policies[0].at, r.at) {
 		recent = append(recent, h.policies[0].softened())
 	}
 	names := map[string]bool{"": true}

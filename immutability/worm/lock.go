@@ -30,11 +30,6 @@ func (g grant) duration() time.Duration {
 	return time.Duration(min(max(g.lock.ForSeconds, 0), durationMax)) * time.Second
 }
 
-// lockFor is a lock of a duration, for reckoning when it ends.
-func lockFor(d time.Duration) ledger.Lock {
-	return ledger.Lock{Mode: ledger.Governance, ForSeconds: int64(d / time.Second)}
-}
-
 // running says whether the lock has not run yet. One of a mode that this release does not know never has: nobody here can
 // tell what it promises.
 func (g grant) running(now clock.Stamp) bool {

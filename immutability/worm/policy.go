@@ -13,7 +13,9 @@ import (
 	"github.com/holdfast-vault/holdfast/immutability/policy"
 )
 
-// coolingOff is how long a change of the policy may be taken back, by the wall clock and by running time alike. What has been
+// coolingOff is how long a change of the policy may be taken back, by running time alone. A wall clock that is set back would
+// bring back what nobody can take back any more, and one that was ahead when a change was recorded would let it be taken back for
+// as long. What has been
 // in force for longer is loosened by a quorum alone, and a compliance mode by nobody.
 const coolingOff = 72 * time.Hour
 
@@ -38,16 +40,21 @@ func (st *state) policy() ledger.Policy {
 	return st.policies[len(st.policies)-1].Policy
 }
 
+// cooled says whether what began then has stood for that long. Stamps are cut to seconds, so one second is asked on top.
+func cooled(since, now clock.Stamp) bool {
+	return now.Running-since.Running > int64(coolingOff/time.Second)
+}
+
 // cooling gives the policies that were in force at any time within the last 72 hours, but for the newest. A vault that was
 // made with compliance had governance before, for this purpose: that too can be taken back.
 func (st *state) cooling(now clock.Stamp) []ledger.Policy {
 	var out []ledger.Policy
 	for i, p := range st.policies {
-		if i+1 < len(st.policies) && !clock.Elapsed(st.policies[i+1].at, now, coolingOff) {
+		if i+1 < len(st.policies) && !cooled(st.policies[i+1].at, now) {
 			out = append(out, p.Policy)
 		}
 	}
-	if len(st.policies) > 0 && !clock.Elapsed(st.policies[0].at, now, coolingOff) {
+	if len(st.policies) > 0 && !cooled(st.policies[0].at, now) {
 		out = append(out, softer(st.policies[0].Policy))
 	}
 	return out
@@ -173,8 +180,8 @@ func (st *state) hardening(source string, now clock.Stamp) (h Hardening, complia
 		h, compliance = Hardening{Source: source, Since: p.at}, true
 	}
 	if compliance {
-		g := grant{at: h.Since, lock: lockFor(coolingOff)}
-		h.At, h.Hard = g.until(now), clock.Elapsed(h.Since, now, coolingOff)
+		left := coolingOff - time.Duration(now.Running-h.Since.Running)*time.Second
+		h.At, h.Hard = now.Wall.Add(left).UTC(), cooled(h.Since, now)
 	}
 	return h, compliance
 }

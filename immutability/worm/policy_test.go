@@ -75,7 +75,7 @@ func TestRulesOfASource(t *testing.T) {
 	}
 }
 
-// TestCompliancePolicyHardens: for 72 hours of both clocks it can be taken back, then never again, whatever the wall clock
+// TestCompliancePolicyHardens: for 72 hours of running time it can be taken back, then never again, whatever the wall clock
 // is made to show and however long the machine is switched off.
 func TestCompliancePolicyHardens(t *testing.T) {
 	back, strict := ledger.Policy{Mode: ledger.Governance}, ledger.Policy{Mode: ledger.Compliance}
@@ -88,7 +88,9 @@ func TestCompliancePolicyHardens(t *testing.T) {
 		{"71 hours", func(src *clock.Manual) { src.Advance(71 * time.Hour) }, false},
 		{"72 hours", func(src *clock.Manual) { src.Advance(72*time.Hour + 2*time.Second) }, true},
 		{"the wall clock set ahead", func(src *clock.Manual) { src.StepWall(365 * day) }, false},
-		{"72 hours and the wall clock set back", func(src *clock.Manual) { src.Advance(73 * time.Hour); src.StepWall(-2 * time.Hour) }, false},
+		{"72 hours and the wall clock set back", func(src *clock.Manual) { src.Advance(73 * time.Hour); src.StepWall(-2 * time.Hour) }, true},
+		{"a year, and the wall clock set back by more", func(src *clock.Manual) { src.Advance(365 * day); src.StepWall(-370 * day) }, true},
+		{"71 hours, and the wall clock set ahead", func(src *clock.Manual) { src.Advance(71 * time.Hour); src.StepWall(20 * time.Hour) }, false},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			_, src, s := newStore(t)
@@ -376,10 +378,10 @@ func (w *promises) loosened(now clock.Stamp, next ledger.Policy, fresh map[strin
 			"max":     func(r policy.Rules) policy.Rules { return policy.Rules{MaxSeconds: r.MaxSeconds} },
 			"budget":  func(r policy.Rules) policy.Rules { return policy.Rules{BudgetBytes: r.BudgetBytes} },
 		} {
-			fits := member == "mode" && !clock.Elapsed(w.policies[0].at, now, coolingOff)
+			fits := member == "mode" && now.Running-w.policies[0].at.Running <= 72*3600
 			fits = fits || fresh[source] && (member == "default" || member == "budget")
 			for i, p := range w.policies {
-				lately := i+1 == len(w.policies) || !clock.Elapsed(w.policies[i+1].at, now, coolingOff)
+				lately := i+1 == len(w.policies) || now.Running-w.policies[i+1].at.Running <= 72*3600
 				fits = fits || lately && !policy.Looser(leave(got), leave(p.p.For(source)))
 			}
 			if !fits {
