@@ -22,7 +22,7 @@ const (
 	// restlessMax bounds the pause between losses of a connection that recovers each time.
 	restlessMax = 16 * time.Second
 	// progressBytes is how much an operation must have read for its connection's end not to count as a strike.
-	progressBytes = 1 << 20
+	progressBytes = 256 << 10
 	// together is how many operations may run beside each other; one that is suspected of ending connections takes all.
 	together = 1 << 20
 )

@@ -80,7 +80,7 @@ func TestHugeFileUsesUpItsStrikesBitByBit(t *testing.T) {
 			if lost++; short {
 				next = at + 3<<19
 			} else {
-				next = at + 1<<19 // a loss soon after a loss: a strike
+				next = at + 1<<17 // a loss soon after a loss: a strike
 			}
 			short = !short
 			return remote.ErrLost

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -41,6 +42,9 @@ func (s *server) reload(asked bool) {
 	cfg, err := s.h.a.loadConfig()
 	if err == nil && !asked && reflect.DeepEqual(cfg, s.h.settings.config()) {
 		return
+	}
+	if was := s.h.settings.config(); err == nil && cfg.Vault == "" && len(cfg.Sources) == 0 && (was.Vault != "" || len(was.Sources) > 0) {
+		err = errors.New("it names neither the vault nor any source, and the one in force does: was it read while it was being written?")
 	}
 	if err == nil {
 		err = s.state.asker.use(cfg)

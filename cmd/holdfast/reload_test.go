@@ -38,6 +38,7 @@ func TestDaemonTakesANewConfigurationWhileItPulls(t *testing.T) {
 		return err == nil && len(heads) > 0
 	})
 	for text, says := range map[string]string{
+		"":                            "names neither the vault nor any source",
 		"bandwidth: fast\n":           "is no rate",
 		"bandwith: 20 MB/s\n":         "no such key",
 		before + "\nmemory: lots\n":   "is not a size",
