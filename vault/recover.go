@@ -2,6 +2,7 @@ package vault
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"iter"
@@ -196,8 +197,10 @@ func (v *Vault) allEntries(ctx context.Context, rep *RebuildReport) iter.Seq2[in
 	}
 }
 
-// salvageSession owns the packs that salvage makes.
-const salvageSession = "salvaged"
+// salvaged is the source of what salvage stores: whose it was is not known, so it has a budget of its own. It also begins the
+// names of its sessions, which nobody knows beforehand: a session is of one source for good, and one that somebody gave to
+// another source would keep the vault shut.
+const salvaged = "salvaged"
 
 // salvage copies the complete blocks of packs that an interrupted process left unsealed into new packs with new keys,
 // and discards the old ones. Cut here, the next run copies again what is not yet known; nothing that was acknowledged
@@ -210,12 +213,13 @@ func (v *Vault) salvage(ctx context.Context) error {
 	if len(left) == 0 {
 		return nil
 	}
-	if err := v.store.Bind(salvageSession, salvageSession); err != nil { // whose it was is not known: a budget of its own
+	session := salvaged + "-" + rand.Text()
+	if err := v.store.Bind(session, salvaged); err != nil {
 		return fmt.Errorf("salvage: %w", err)
 	}
-	p := v.newPacker(ctx, salvageSession)
+	p := v.newPacker(ctx, session)
 	p.drop = true
-	defer v.store.Release(salvageSession)
+	defer v.store.Release(session)
 	for _, l := range left {
 		n, err := v.salvagePack(p, l.Number)
 		if err != nil {
