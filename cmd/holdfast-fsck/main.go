@@ -8,8 +8,10 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"strings"
 	"syscall"
 	"time"
@@ -187,6 +189,9 @@ func (q *question) look(ctx context.Context, errs io.Writer) (*report, error) {
 		return nil, err
 	}
 	defer d.Close()
+	if err := looksLikeVault(d, q.dir); err != nil {
+		return nil, err
+	}
 	o := q.o
 	o.Now, o.ReadData = time.Now(), false
 	var r *fsck.Report
@@ -215,6 +220,20 @@ func (q *question) look(ctx context.Context, errs io.Writer) (*report, error) {
 	}
 	r.Conclude()
 	return out, nil
+}
+
+// looksLikeVault refuses a directory in which no part of a vault is: to call all of it lost would frighten who only named the
+// wrong one.
+func looksLikeVault(d *fsck.Dir, dir string) error {
+	for _, name := range []string{"vault.json", "keyring", "ledger", "log", "keeper", "packs", "manifests"} {
+		if _, err := d.Lstat(name); !errors.Is(err, fs.ErrNotExist) {
+			return nil
+		}
+	}
+	if _, err := d.Lstat("vault/vault.json"); err == nil {
+		return fmt.Errorf("%q is not a vault: the vault lies in %q", dir, filepath.Join(dir, "vault"))
+	}
+	return fmt.Errorf("there is no part of a vault in %q: name the directory in which vault.json lies; if this is it, everything was removed", dir)
 }
 
 // progress says now and then how far the reading is, on a terminal and in a log alike.

@@ -108,7 +108,7 @@ func TestSecondOpinionIsToldNonsense(t *testing.T) {
 		{[]string{s.vault, "--against", s.write("junk", "junk\n")}, exitUsage, "junk"},
 		{[]string{s.vault, "--against", filepath.Join(s.dir, "absent")}, exitFailed, "absent"},
 		{[]string{filepath.Join(s.dir, "nowhere")}, exitFailed, "nowhere"},
-		{[]string{s.dir}, exitDamage, "every record is missing"},
+		{[]string{s.dir}, exitFailed, "the vault lies in"},
 		{[]string{"--help"}, exitDone, "holdfast-fsck DIR"},
 		{[]string{"--against", first, s.vault, "--read-data"}, exitDone, "PROVED"},
 	} {
@@ -124,4 +124,15 @@ func TestSecondOpinionIsToldNonsense(t *testing.T) {
 	runFsck(t, s.vault, "--against", line[1]+":"+strings.Repeat("A", 43)+"=").told(t, exitDamage, "REFUTED")
 	runFsck(t, s.vault, "--against", s.write("mail", strings.ReplaceAll(string(b), "\n", "\r\n")+"\r\n")).told(t, exitDone, "PROVED")
 	runFsck(t, s.vault, "--against", s.write("altered", strings.Replace(string(b), "\n"+line[1]+"\n", "\n1\n", 1))).told(t, exitDamage, "REFUTED", "its signature does not hold")
+}
+
+// TestWrongDirectoryIsTakenForALostVault: the directory above the vault, or another one, is no vault of which everything is lost.
+func TestWrongDirectoryIsTakenForALostVault(t *testing.T) {
+	s := initialised(t)
+	for dir, words := range map[string]string{filepath.Dir(s.vault): "the vault lies in", t.TempDir(): "no part of a vault"} {
+		r := runFsck(t, dir)
+		if r.code != exitFailed || !strings.Contains(r.err, words) || strings.Contains(r.out+r.err, "DAMAGE") {
+			t.Errorf("%d %s%s", r.code, r.out, r.err)
+		}
+	}
 }

@@ -202,8 +202,11 @@ func (l *look) clock(b []byte) error {
 	gained := running/int64(time.Second) - last.Running
 	passed := int64(wall.Sub(last.Wall) / time.Second)
 	switch {
+	case gained > int64(clockAhead/time.Second) && format == 1 && gained <= passed+int64(clockSlack/time.Second):
+		// The release that wrote this form wrote no record where nothing happened.
+		l.r.note(KindClock, clockFile, "it credits %d s of running time since the newest record, as the wall clock does: an earlier release ran, and recorded nothing; a week of it is believed", gained)
 	case gained > int64(clockAhead/time.Second):
-		return fmt.Errorf("it credits %d s of running time since the newest record, and there is a record for each day: it was changed, so that locks would end early, or the ledger is an older one", gained)
+		return fmt.Errorf("it credits %d s of running time since the newest record, and there is a record for each day: it was changed, so that locks would end early, or the ledger is an older one, or nothing could be recorded for so long (a full disk). No more than a week of it is believed", gained)
 	case gained > max(passed, 0)+int64(clockSlack/time.Second) && !shifted && passed >= 0:
 		return fmt.Errorf("it credits %d s of running time since the newest record, and the wall clock went on by %d s: it was changed, so that locks would end early", gained, passed)
 	case gained < -int64(clockBehind/time.Second):

@@ -290,6 +290,11 @@ func TestWhatMayBeIsNoDamage(t *testing.T) {
 			k.commitOf(id, h, lockOf("governance", 100))
 		}, ""},
 		"no clock": {func(*maker) {}, "it is missing"},
+		"a vault of an earlier release that was idle": {func(k *maker) {
+			idle := 10 * 24 * time.Hour
+			line := fmt.Sprintf(`{"format":1,"running_ns":%d,"boot":"b","wall":%q,"shift":null`, k.at.Running*1e9+int64(idle), k.at.Wall.Add(idle).Format(wallForm))
+			k.m.put("keeper/clock", fmt.Appendf(nil, "%s,\"sha256\":\"%x\"}\n", line, sha256.Sum256([]byte(line))))
+		}, "an earlier release ran"},
 		"a policy taken back": {func(k *maker) {
 			k.add("policy", map[string]any{"mode": "compliance", "default_s": 1000, "min_s": 150, "max_s": 1000000, "by": ""})
 			k.pass(71*3600).add("policy", map[string]any{"mode": "governance", "default_s": 1000, "min_s": 100, "max_s": 1000000, "by": ""})

@@ -155,7 +155,7 @@ func (s *Store) Extend(ctx context.Context, id string, lock ledger.Lock, by stri
 	if err := grows(grants, grant{at: now, lock: lock}, now); err != nil {
 		return Snapshot{}, fmt.Errorf("snapshot %s: %w", id, err)
 	}
-	if _, err := s.append(ledger.Record{Kind: ledger.KindExtend, Extend: &ledger.Extend{Snapshot: id, Lock: lock, By: by}}); err != nil {
+	if _, err := s.appendAt(now, ledger.Record{Kind: ledger.KindExtend, Extend: &ledger.Extend{Snapshot: id, Lock: lock, By: by}}); err != nil {
 		return Snapshot{}, fmt.Errorf("snapshot %s: extend: %w", id, err)
 	}
 	s.kept(id)

@@ -106,7 +106,7 @@ func (s *Store) Adopt(ctx context.Context, said policy.Policy, by string) (chang
 	next, refused := s.weigh(said, now)
 	if !reflect.DeepEqual(next, inForce) {
 		// Power fails here: the policy before. From the record on: the new one.
-		if _, err := s.append(ledger.Record{Kind: ledger.KindPolicy, Policy: &ledger.PolicyChange{Policy: next, By: by}}); err != nil {
+		if _, err := s.appendAt(now, ledger.Record{Kind: ledger.KindPolicy, Policy: &ledger.PolicyChange{Policy: next, By: by}}); err != nil {
 			return false, nil, fmt.Errorf("policy: %w", err)
 		}
 		changed = true

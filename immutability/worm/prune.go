@@ -246,8 +246,17 @@ func (s *Store) carryOut(in *ledger.Intent, done *PruneReport) error {
 	if !s.condemn(in) {
 		return nil // every pack of it was claimed since the plan was made
 	}
+	// The plan may be minutes old, and the wall clock may have been set since.
+	now, err := s.clock.Now()
+	if err == nil {
+		err = s.ended(in.Snapshots, now)
+	}
+	if err != nil {
+		s.pardon(in)
+		return err
+	}
 	// Power fails here: nothing happened.
-	r, err := s.append(ledger.Record{Kind: ledger.KindIntent, Intent: in})
+	r, err := s.appendAt(now, ledger.Record{Kind: ledger.KindIntent, Intent: in})
 	if err != nil {
 		s.pardon(in)
 		return err
@@ -262,6 +271,20 @@ func (s *Store) carryOut(in *ledger.Intent, done *PruneReport) error {
 		}
 	}
 	return s.finish(r.Seq, in)
+}
+
+// ended says of which snapshot that is about to go a lock runs at a moment after all. s.write is held.
+func (s *Store) ended(ids []string, now clock.Stamp) error {
+	for _, id := range ids {
+		_, grants, _ := s.grants(id)
+		for _, g := range grants {
+			if g.running(now) {
+				return fmt.Errorf("the wall clock was set back to %s since this was decided, and by it snapshot %s is locked until %s: nothing of it is removed; look at the clock, and prune again",
+					now.Wall.Format(time.RFC3339), id, g.until(now).Format(time.RFC3339))
+			}
+		}
+	}
+	return nil
 }
 
 // condemn marks the packs of an intent, so that no session begins to rely on them, and takes those

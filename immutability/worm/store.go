@@ -248,8 +248,14 @@ func (s *Store) append(r ledger.Record) (ledger.Record, error) {
 	if err != nil {
 		return ledger.Record{}, err
 	}
+	return s.appendAt(now, r)
+}
+
+// appendAt is append for what was decided at a moment, read since s.write is held: the record carries the moment by which it
+// was right. A wall clock that is set back in between would have it say that a lock still ran that had ended.
+func (s *Store) appendAt(now clock.Stamp, r ledger.Record) (ledger.Record, error) {
 	r.At = now
-	r, err = s.ledger.Append(r)
+	r, err := s.ledger.Append(r)
 	if err != nil {
 		return ledger.Record{}, err
 	}
