@@ -44,6 +44,8 @@ type Server struct {
 
 	patience time.Duration // replyWithin, but in tests
 
+	complaints complaints
+
 	founding sync.Mutex // held while a vault is made
 	store    atomic.Pointer[worm.Store]
 }
@@ -93,14 +95,14 @@ func (s *Server) serve(ctx context.Context, l *net.UnixListener, uid uint32, ope
 			return fmt.Errorf("keeper: %w", err)
 		}
 		if err := admit(c, uid); err != nil {
-			s.o.Logf("keeper: a connection was refused: %v", err)
+			s.complaints.say(s.o.Logf, "keeper: a connection was refused: %v", err)
 			_ = c.Close()
 			continue
 		}
 		select {
 		case room <- struct{}{}:
 		default:
-			s.o.Logf("keeper: a connection was refused: there are %d", connectionsMax)
+			s.complaints.say(s.o.Logf, "keeper: a connection was refused: there are %d", connectionsMax)
 			_ = c.Close()
 			continue
 		}
@@ -148,7 +150,7 @@ func (s *Server) connection(ctx context.Context, c *net.UnixConn, operator bool)
 	p.work.Wait()
 	p.leave()
 	if err != nil {
-		s.o.Logf("keeper: a connection ended: %v", err)
+		s.complaints.say(s.o.Logf, "keeper: a connection ended: %v", err)
 	}
 }
 
