@@ -156,6 +156,33 @@ func TestSpoiltMemoryIsNotTakenForNone(t *testing.T) {
 	}
 }
 
+// TestACopyThatIsOriginsFurtherStaysKnown: a copy of the vault went on under later origins than the one that begins here. Until
+// this ledger is past them it is behind, in the process that began the origin as in the next.
+func TestACopyThatIsOriginsFurtherStaysKnown(t *testing.T) {
+	d, l := newLedger(t)
+	appendAll(t, l, sealRecord(1))
+	key, err := originSigner(l.signerKey, 3)
+	must(t, err)
+	signer, err := note.NewSigner(key)
+	must(t, err)
+	copied, err := sign(Checkpoint{testOrigin + "/3", 9, l.Root()}, signer)
+	must(t, err)
+	if err := l.Remember(copied); !errors.Is(err, ErrBehind) {
+		t.Fatal(err)
+	}
+	for number := 2; number <= 4; number++ {
+		_, err := l.BeginOrigin(stamp(5), rootOf(l), "ann", "a copy went on")
+		must(t, err)
+		here := l.Behind()
+		must(t, l.Close())
+		l = reopen(t, d)
+		if after := l.Behind(); (here == nil) != (after == nil) || (here == nil) != (number == 4) {
+			t.Errorf("origin %d: behind %v, and after a restart %v", number, here, after)
+		}
+	}
+	appendAll(t, l, sealRecord(2))
+}
+
 func TestNewOriginNamesBothHeads(t *testing.T) {
 	d, newest := rolledBack(t)
 	l := reopen(t, d)
