@@ -216,7 +216,7 @@ func (l *Ledger) BeginOrigin(at clock.Stamp, root, by, reason string) (Record, e
 	}
 	// Power fails here: the record counts, and the newest checkpoint is one of the origin before. Open signs another.
 	l.origins, l.signer = append(l.origins, o), signer
-	l.recall() // what is remembered may be of an origin further on: a copy went on and was given up there
+	l.recall()      // what is remembered may be of an origin further on: a copy went on and was given up there
 	_ = l.publish() // told by CheckpointError, made good by the next Append or Open
 	return r, nil
 }
