@@ -242,7 +242,7 @@ func settle(d durable.Disk, dir string) error {
 }
 
 func syncFile(d durable.Disk, name string) error {
-	f, err := d.Append(name)
+	f, err := d.Open(name) // not to write: where the newest segment is gone, the last one is immutable
 	if err != nil {
 		return err
 	}
