@@ -11,6 +11,8 @@ import (
 	"github.com/RoaringBitmap/roaring/v2"
 
 	"github.com/holdfast-vault/holdfast/immutability/durable"
+	"github.com/holdfast-vault/holdfast/immutability/keeper"
+	"github.com/holdfast-vault/holdfast/immutability/ledger"
 	"github.com/holdfast-vault/holdfast/immutability/worm"
 	"github.com/holdfast-vault/holdfast/vault/index"
 	"github.com/holdfast-vault/holdfast/vault/pack"
@@ -32,10 +34,11 @@ func (v *Vault) recover(ctx context.Context) error {
 		return err
 	}
 	err := v.salvage(ctx)
-	if !durable.IsNoSpace(err) && !errors.Is(err, worm.ErrBudget) {
+	if !durable.IsNoSpace(err) && !errors.Is(err, worm.ErrBudget) && !errors.Is(err, ledger.ErrBehind) && !errors.Is(err, keeper.ErrHalted) {
 		return err
 	}
-	// Reading, and removing what may go, must be possible on a full disk, and where a day's budget is used up.
+	// Reading, and removing what may go, must be possible on a full disk, where a day's budget is used up, and while nothing is
+	// written because the ledger is behind what it signed.
 	v.o.Logf("%v; nothing is lost, and the next pull tries again", err)
 	return nil
 }
