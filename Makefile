@@ -61,7 +61,7 @@ WITHOUT_RACE := ./vault/chunk ./vault/pack ./immutability/ledger ./immutability/
 
 test: tools check
 	HOLDFAST_REQUIRE_ALL=1 $(GO) test -timeout $(TIMEOUT) $(WITHOUT_RACE)
-	HOLDFAST_REQUIRE_ALL=1 $(GO) test -timeout $(TIMEOUT) -run '$(COUNTED)' ./puller ./vault
+	HOLDFAST_REQUIRE_ALL=1 $(GO) test -timeout $(TIMEOUT) -run '$(COUNTED)' -p 1 ./puller ./vault
 	HOLDFAST_REQUIRE_ALL=1 $(GO) test -race -timeout $(TIMEOUT) $(PACKAGES)
 
 check: format vet lint

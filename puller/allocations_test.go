@@ -40,9 +40,10 @@ func TestMemoryThatAPullTurnsOver(t *testing.T) {
 	b, n := pull("large", large)
 	more, times := pull("larger", larger) // of which the first third is known
 	t.Logf("a large file: %.0f bytes for 32 MiB; for what is larger %.3f bytes for each byte, %.0f allocations for each MiB", b, (more-b)/(64<<20), (times-n)/64)
-	// x/crypto/ssh gives each packet memory of its own: one byte for a byte. There is to be no other copy like it.
-	if (more-b)/(64<<20) > 1.6 || (times-n)/64 > 500 {
-		t.Error("more than 1.6 bytes for a byte, or 500 allocations for a MiB")
+	// x/crypto/ssh gives each packet memory of its own: one byte for a byte. There is to be no other copy like it; what a
+	// collection of garbage takes out of pools meanwhile comes to some tenths.
+	if (more-b)/(64<<20) > 1.9 || (times-n)/64 > 500 {
+		t.Error("more than 1.9 bytes for a byte, or 500 allocations for a MiB")
 	}
 	b, n = pull("again", small)
 	t.Logf("small files: %.0f bytes and %.1f allocations for each", b/files, n/files)
