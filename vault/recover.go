@@ -200,10 +200,10 @@ func (v *Vault) allEntries(ctx context.Context, rep *RebuildReport) iter.Seq2[in
 	}
 }
 
-// salvaged is the source of what salvage stores: whose it was is not known, so it has a budget of its own. It also begins the
+// Salvaged is the source of what salvage stores: whose it was is not known, so it has a budget of its own. It also begins the
 // names of its sessions, which nobody knows beforehand: a session is of one source for good, and one that somebody gave to
 // another source would keep the vault shut.
-const salvaged = "salvaged"
+const Salvaged = "salvaged"
 
 // salvage copies the complete blocks of packs that an interrupted process left unsealed into new packs with new keys,
 // and discards the old ones. Cut here, the next run copies again what is not yet known; nothing that was acknowledged
@@ -216,8 +216,8 @@ func (v *Vault) salvage(ctx context.Context) error {
 	if len(left) == 0 {
 		return nil
 	}
-	session := salvaged + "-" + rand.Text()
-	if err := v.store.Bind(session, salvaged); err != nil {
+	session := Salvaged + "-" + rand.Text()
+	if err := v.store.Bind(session, Salvaged); err != nil {
 		return fmt.Errorf("salvage: %w", err)
 	}
 	p := v.newPacker(ctx, session)

@@ -253,6 +253,9 @@ func cosign(ctx context.Context, c *call, w *witness.Client) error {
 	if errors.Is(err, worm.ErrNoWitness) {
 		err = l.KeepCosigned(got.Checkpoint) // of a witness that this command names and the configuration does not
 	}
+	if err != nil && c.view.v.Kept() && strings.Contains(err.Error(), worm.ErrNoWitness.Error()) {
+		return fmt.Errorf("%s cosigned %d records and remembers that, and the keeper keeps only what witnesses of its own list say: name it there first (witnesses in its policy.json, then SIGHUP)", printable(w.Name()), got.Size)
+	}
 	if err != nil {
 		return err
 	}

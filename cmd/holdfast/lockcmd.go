@@ -16,6 +16,7 @@ import (
 	"github.com/holdfast-vault/holdfast/config"
 	"github.com/holdfast-vault/holdfast/immutability/policy"
 	"github.com/holdfast-vault/holdfast/immutability/worm"
+	"github.com/holdfast-vault/holdfast/vault"
 )
 
 const neverShorter = `Running locks only grow: one that would end earlier or be weaker than what runs is refused.
@@ -242,6 +243,10 @@ func showPolicy(c *call) error {
 
 func (c *call) policyNow() (j policyJSON, err error) {
 	store := c.view.v.Store()
+	// What the keeper adopted by itself is known here once it has answered something. One that is away changes nothing.
+	if _, err := store.Clock(); err != nil && !errors.Is(err, vault.ErrKeeperGone) {
+		return j, err
+	}
 	j = policyJSON{Policy: c.view.v.Store().Policy(), NotTaken: []string{}, Hardening: []hardeningJSON{}, Budgets: []budgetJSON{}}
 	if c.host != nil {
 		_, no, err := store.Weigh(proposal(c.host.settings.config()))
@@ -312,7 +317,11 @@ func printPolicy(w io.Writer, j policyJSON) error {
 		if b.Limit > 0 {
 			of = " of " + humanize.IBytes(uint64(b.Limit))
 		}
-		fmt.Fprintf(w, "%s stored %s%s within 24 hours", b.Source, humanize.IBytes(uint64(b.Used)), of)
+		who := b.Source
+		if who == vault.Salvaged {
+			who = "What was salvaged of pulls that were cut"
+		}
+		fmt.Fprintf(w, "%s stored %s%s within 24 hours", who, humanize.IBytes(uint64(b.Used)), of)
 		if b.Again != nil {
 			fmt.Fprintf(w, ": its budget is used up, and it goes on from %s", minute(*b.Again))
 		}
