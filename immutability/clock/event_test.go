@@ -100,6 +100,8 @@ func TestAWrongStateIsTold(t *testing.T) {
 	newest := Stamp{Wall: start, Running: 100_000, Boot: "some"}
 	saved := func(s state) string { return encoded(t, s) }
 	base := state{Vault: vault, Records: 5, Running: 100_000 * time.Second, Boot: "some", Wall: start, ExpectedWall: start}
+	later := base
+	later.Running += time.Hour
 	with := func(change func(*state)) string {
 		s := base
 		change(&s)
@@ -121,6 +123,7 @@ func TestAWrongStateIsTold(t *testing.T) {
 		"damaged":            {"x", ErrDamaged, 100_000},
 		"missing":            {"", fs.ErrNotExist, 100_000},
 		"of an older format": {old(t, base), nil, 100_000},
+		"of an older format, an hour after the newest record": {old(t, later), nil, 103_600},
 	} {
 		d := crashdisk.New()
 		if c.file != "" {

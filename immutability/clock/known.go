@@ -74,7 +74,7 @@ func take(st state, r Reading, k Known) (state, error) {
 		return begin(r, k), fmt.Errorf("it is of vault %q: %w", st.Vault, ErrForeign)
 	case time.Duration(k.Newest.Running-had)*time.Second >= olderLimit:
 		return begin(r, k), fmt.Errorf("it lacks %s of running time that the ledger has: %w", Span(time.Duration(k.Newest.Running-had)*time.Second), ErrOlder)
-	case st.Records < k.Records && had > k.Newest.Running:
+	case st.Vault != "" && st.Records < k.Records && had > k.Newest.Running: // format 1 does not say
 		// What was recorded since the file was saved was stamped by a clock that had lost the file's credit. Taken now, that
 		// credit would count for locks that began behind it.
 		return begin(r, k), fmt.Errorf("records were made by a clock that counted less: %w", ErrOlder)
@@ -111,7 +111,7 @@ func (s state) bound(file time.Duration, k Known) (state, error) {
 		s.Shift.Running = min(s.Shift.Running, s.Running)
 	}
 	if s.Running < claimed {
-		return s, fmt.Errorf("it claims %s of running time since the newest record, and %s is believed: it was forged, or the ledger is an older one: %w",
+		return s, fmt.Errorf("it claims %s of running time since the newest record, and %s is believed: it was forged, or the ledger is an older one, or an earlier release recorded nothing for so long: %w",
 			Span(claimed-newest), Span(s.Running-newest), ErrAhead)
 	}
 	return s, nil
