@@ -389,7 +389,8 @@ func (p *peer) inspect(ctx context.Context) body {
 		reply.Lines = append(reply.Lines, line[:min(len(line), textMax)])
 	}
 	if n := p.s.Store().Unguarded(); n > 0 {
-		reply.Lines = append(reply.Lines, fmt.Sprintf("%d files and directories lacked their flags when the keeper started", n))
+		// They have them again, and their content was held against the ledger: a power cut leaves this, and a copy put back.
+		reply.Lines = append(reply.Lines, fmt.Sprintf("%s%d files and directories lacked their flags when the keeper started, and have them again: after a power cut, in a copy that was put back, or because somebody lifted them", WeakPrefix, n))
 	}
 	for _, d := range p.s.Store().Check(ctx, false) {
 		if len(reply.Lines) < findingsMax {
