@@ -87,6 +87,14 @@ func (s *Server) serve(ctx context.Context, l *net.UnixListener, uid uint32, ope
 	room := make(chan struct{}, connectionsMax)
 	for {
 		c, err := l.AcceptUnix()
+		if err != nil && ctx.Err() == nil && passing(err) {
+			s.complaints.say(s.o.Logf, "keeper: no connection can be taken at the moment: %v", err)
+			select {
+			case <-ctx.Done():
+			case <-time.After(acceptPause):
+			}
+			continue
+		}
 		if err != nil {
 			_ = l.Close()
 			if ctx.Err() != nil {
@@ -321,4 +329,17 @@ func (p *peer) leave() {
 	}
 	clear(p.growing)
 	p.leaveProbe()
+}
+
+// acceptPause is how long nobody is taken after one could not be.
+const acceptPause = time.Second
+
+// passing says of an error of accept that it is of the moment: descriptors or memory are used up, or whoever knocked went.
+func passing(err error) bool {
+	for _, e := range []syscall.Errno{syscall.EMFILE, syscall.ENFILE, syscall.ENOBUFS, syscall.ENOMEM, syscall.ECONNABORTED} {
+		if errors.Is(err, e) {
+			return true
+		}
+	}
+	return false
 }
