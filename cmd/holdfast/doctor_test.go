@@ -233,3 +233,24 @@ func TestComplianceOfOneSourceCounts(t *testing.T) {
 		}
 	}
 }
+
+// TestDoctorMissesAKeeperThatNobodyWanted: root looks at a vault that its daemon's user writes to itself, as the manual sets it up.
+func TestDoctorMissesAKeeperThatNobodyWanted(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("needs root, to give the vault to another user")
+	}
+	s := initialised(t)
+	s.must("prune") // whoever opens it for writing leaves both locks
+	if err := os.Chown(s.vault, 65534, 65534); err != nil {
+		t.Fatal(err)
+	}
+	if j, _ := s.examine(t); len(j.find("keeper", isNote)) != 1 {
+		t.Errorf("of the keeper it says %+v", j.Findings)
+	}
+	if err := os.Remove(filepath.Join(s.vault, "lock")); err != nil {
+		t.Fatal(err)
+	}
+	if j, _ := s.examine(t); len(j.find("keeper", isWeak)) != 1 {
+		t.Errorf("of a keeper's vault it says %+v", j.Findings)
+	}
+}

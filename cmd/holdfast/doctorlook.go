@@ -109,8 +109,9 @@ func (p *patient) keeper(ctx context.Context) {
 	}
 	owner := info.Sys().(*syscall.Stat_t).Uid
 	_, started := os.Stat(filepath.Join(p.dir, "keeper", "lock"))
+	_, alone := os.Stat(filepath.Join(p.dir, "lock")) // of a daemon that writes here itself: there is none beside a keeper
 	switch {
-	case socket == "" && started == nil && int(owner) != os.Geteuid():
+	case socket == "" && started == nil && alone != nil && int(owner) != os.Geteuid():
 		p.say("keeper", isWeak, "if a keeper has it, name its socket (keeper: in the configuration)", "none is configured, and the vault belongs to user %d", owner)
 	case socket == "":
 		p.say("keeper", isNote, "", "none: the daemon keeps the files itself")
