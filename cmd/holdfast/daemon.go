@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"sync/atomic"
 	"time"
 
 	"github.com/holdfast-vault/holdfast/config"
@@ -26,6 +27,7 @@ type daemonState struct {
 	log        *slog.Logger
 	protection *protection // nil for nobody tries
 	asker      *asker      // nil in the demonstration
+	clockGone  atomic.Bool // the clock could not be read the last time
 }
 
 func newDaemonState(ctx context.Context, h *host, log *slog.Logger) (*daemonState, error) {
@@ -112,7 +114,8 @@ func (d *daemonState) Vault() metrics.VaultState {
 		s.Clock = &metrics.Clock{
 			Shifted: c.Shifted, Off: c.Off, Running: time.Duration(c.Now.Running) * time.Second, Late: c.Late, Corrections: uint64(c.Corrections),
 		}
-	} else {
+		d.clockGone.Store(false)
+	} else if !d.clockGone.Swap(true) { // once, not with each scrape
 		d.log.Error("metrics: clock", "error", err)
 	}
 	all, err := store.Snapshots()
