@@ -140,9 +140,19 @@ func RemoveFinal(d GuardedDisk, dir string, names []string) error {
 	// Power fails here: the directory may have lost its flag, and no name.
 	err := removeFlagged(d, names)
 	// The flag comes back in any case, and before the sync, which makes both durable.
-	err = errors.Join(err, d.SetFlags(dir, AppendOnly, 0))
+	err = errors.Join(err, setAgain(d, dir, AppendOnly))
 	// Power fails here: any of the names may be back.
 	return errors.Join(err, d.SyncDir(dir))
+}
+
+// setAgain gives a directory the flag back that was lifted for a moment. It tries twice: what kept the first from it may be of
+// the moment, such as no room for the change, and without the flag the directory stays open until the next start.
+func setAgain(d GuardedDisk, dir string, flag Flags) error {
+	err := d.SetFlags(dir, flag, 0)
+	if err != nil && d.SetFlags(dir, flag, 0) == nil {
+		return nil
+	}
+	return err
 }
 
 func removeFlagged(d GuardedDisk, names []string) error {

@@ -85,7 +85,7 @@ func ReplaceGuarded(d GuardedDisk, tmp, name string, data []byte, perm fs.FileMo
 	if err == nil {
 		err = d.Rename(tmp, name)
 		// The flag comes back in any case, and before the sync, which makes both durable.
-		err = errors.Join(err, d.SetFlags(dir, Immutable, 0))
+		err = errors.Join(err, setAgain(d, dir, Immutable))
 	}
 	if err != nil {
 		_ = d.Remove(tmp)
