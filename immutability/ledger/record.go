@@ -42,6 +42,13 @@ const (
 	KindPolicy  Kind = "policy"  // another policy is in force
 	KindClock   Kind = "clock"   // what the clocks did to each other
 
+	KindMark    Kind = "mark"    // what may be removed a day later, if it still may then
+	KindPeople  Kind = "people"  // whose signatures count, and how many it takes
+	KindRequest Kind = "request" // enough people signed it; it is carried out after a delay
+	KindVeto    Kind = "veto"    // a request is never carried out
+	KindCarried Kind = "carried" // a request was carried out, or could not be
+	KindSecure  Kind = "secure"  // nothing is forgotten until a quorum says otherwise
+
 	KindWitnessed Kind = "witnessed" // what a quorum of witnesses said of a checkpoint, and when
 	KindOrigin    Kind = "origin"    // after a rollback: checkpoints go on under another name
 )
@@ -64,6 +71,12 @@ type Record struct {
 	Clock   *Clock         `json:"clock,omitempty"`
 	Hold    *Hold          `json:"hold,omitempty"`
 	Policy  *PolicyChange  `json:"policy,omitempty"`
+	Mark    *Mark          `json:"mark,omitempty"`
+	People  *People        `json:"people,omitempty"`
+	Request *Request       `json:"request,omitempty"`
+	Veto    *Veto          `json:"veto,omitempty"`
+	Carried *Carried       `json:"carried,omitempty"`
+	Secure  *Secure        `json:"secure,omitempty"`
 
 	Witnessed *Witnessed `json:"witnessed,omitempty"`
 	Origin    *Origin    `json:"origin,omitempty"`
@@ -188,6 +201,61 @@ type Hold struct {
 	By       string `json:"by"`
 }
 
+// Mark says what could be removed at its stamp. What no mark of at least a day before names is not removed.
+type Mark struct {
+	Snapshots []string `json:"snapshots"` // IDs
+	Packs     []uint32 `json:"packs"`     // numbers
+	Manifests []string `json:"manifests"` // IDs of manifests that were never committed
+}
+
+// People are those of whom Threshold must sign what makes the vault forget faster.
+type People struct {
+	Threshold int      `json:"threshold"`
+	People    []Person `json:"people"`
+	By        string   `json:"by"` // where it came from
+}
+
+// Person is one of the people, with every key that is theirs.
+type Person struct {
+	Name string   `json:"name"`
+	Keys []string `json:"keys"` // as in authorized_keys: type and base64, nothing else
+}
+
+// Request is what people ask for. It counts from the stamp of this record on.
+type Request struct {
+	ID         string      `json:"id"`      // hex SHA-256 of Request
+	Request    string      `json:"request"` // the file that was signed, byte by byte
+	Signatures []Signature `json:"signatures"`
+	By         string      `json:"by"` // who brought it
+}
+
+// Signature is an SSHSIG over a request.
+type Signature struct {
+	Person    string `json:"person"`
+	Key       string `json:"key"`       // fingerprint, SHA256:...
+	Signature []byte `json:"signature"` // the SSHSIG blob, without its armour
+}
+
+// Veto ends a request.
+type Veto struct {
+	Request string `json:"request"` // ID
+	Reason  string `json:"reason"`
+	By      string `json:"by"`
+}
+
+// Carried ends a request too: what it asks for is in force from this record on if Done, and else never.
+type Carried struct {
+	Request string `json:"request"` // ID
+	Done    bool   `json:"done"`
+	Why     string `json:"why"` // a clause for people, of one that could not be carried out; "" otherwise
+}
+
+// Secure stops removal, requests and changes of policy until a request of a quorum ends that.
+type Secure struct {
+	Reason string `json:"reason"`
+	By     string `json:"by"`
+}
+
 // body says which of the bodies a kind of this release carries, and whether the kind is known.
 func (r *Record) body() (set, known bool) {
 	switch r.Kind {
@@ -217,6 +285,18 @@ func (r *Record) body() (set, known bool) {
 		return r.Hold != nil, true
 	case KindPolicy:
 		return r.Policy != nil, true
+	case KindMark:
+		return r.Mark != nil, true
+	case KindPeople:
+		return r.People != nil, true
+	case KindRequest:
+		return r.Request != nil, true
+	case KindVeto:
+		return r.Veto != nil, true
+	case KindCarried:
+		return r.Carried != nil, true
+	case KindSecure:
+		return r.Secure != nil, true
 	}
 	return false, false
 }
@@ -337,6 +417,18 @@ func (r Record) bare() Record {
 		out.Hold = r.Hold
 	case KindPolicy:
 		out.Policy = r.Policy
+	case KindMark:
+		out.Mark = r.Mark
+	case KindPeople:
+		out.People = r.People
+	case KindRequest:
+		out.Request = r.Request
+	case KindVeto:
+		out.Veto = r.Veto
+	case KindCarried:
+		out.Carried = r.Carried
+	case KindSecure:
+		out.Secure = r.Secure
 	}
 	return out
 }
