@@ -60,6 +60,7 @@ COUNTED := PullTurnsOver|PacksGrowWithoutEnd|DecodesBlocksAgain|NamedWrongAfterE
 WITHOUT_RACE := ./vault/chunk ./vault/pack ./immutability/ledger ./immutability/worm
 
 test: tools check
+	@[ "$$(id -u)" -eq 0 ] || echo "not root: what needs other users, mounts, loop devices or file flags is left out (go test -v names each); as root nothing is"
 	HOLDFAST_REQUIRE_ALL=1 $(GO) test -timeout $(TIMEOUT) $(WITHOUT_RACE)
 	HOLDFAST_REQUIRE_ALL=1 $(GO) test -timeout $(TIMEOUT) -run '$(COUNTED)' -p 1 ./puller ./vault
 	HOLDFAST_REQUIRE_ALL=1 $(GO) test -race -timeout $(TIMEOUT) $(PACKAGES)

@@ -443,7 +443,7 @@ func TestIndexThatCouldNotBeOpenedStaysShut(t *testing.T) {
 // TestRemovedPacksKeepTheirRoom reads a snapshot, prunes it, and looks whether its packs are still open.
 func TestRemovedPacksKeepTheirRoom(t *testing.T) {
 	if _, err := os.Readlink("/proc/self/fd/0"); err != nil {
-		t.Skip("needs /proc")
+		t.Fatal(err)
 	}
 	w := newWorld(t)
 	v := w.open(Options{})

@@ -267,7 +267,7 @@ func TestStockSCPReads(t *testing.T) {
 	dir := t.TempDir()
 	if r := run(t, "", "scp", h.args(h.alice, "-s", "-r", "-p", "x@127.0.0.1:/web1/clean/data", dir)...); r.code != 0 {
 		if strings.Contains(r.err, "unknown option") || strings.Contains(r.err, "illegal option") {
-			t.Skip("this scp does not speak SFTP")
+			t.Fatal("this scp does not speak SFTP: OpenSSH of 8.7 or newer is needed")
 		}
 		t.Fatalf("%+v", r)
 	}

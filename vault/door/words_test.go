@@ -41,7 +41,7 @@ func TestSplitCutsLikeAShellWithoutExpansion(t *testing.T) {
 // sh is the judge, for lines in which nothing is expanded.
 func TestSplitAgreesWithSh(t *testing.T) {
 	if _, err := exec.LookPath("sh"); err != nil {
-		t.Skip("missing tool: sh")
+		t.Fatal(err)
 	}
 	rapid.Check(t, func(rt *rapid.T) {
 		var lines []string
