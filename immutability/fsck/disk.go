@@ -118,6 +118,9 @@ func (l *look) manifest(s *Snapshot) error {
 	if head.Source != c.source || head.Label != c.label || head.Session != c.session || head.State != c.state || head.Clean != c.clean || head.Previous != c.previous {
 		l.r.Damaged(KindRecord, s.File(), one, "its head does not say what record %d says of %s", s.at.seq, s.Address())
 	}
+	if c.bytes >= 0 && c.bytes != int64(len(b)) {
+		l.r.Damaged(KindRecord, s.File(), one, "it has %d bytes, and record %d says %d", len(b), s.at.seq, c.bytes)
+	}
 	if l.h.init != nil && head.Vault != l.h.init.vault {
 		l.r.Damaged(KindRecord, s.File(), one, "it is a manifest of vault %s", head.Vault)
 	}

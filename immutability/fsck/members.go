@@ -101,6 +101,14 @@ func (o *object) list(name string) (l []json.RawMessage) {
 	return l
 }
 
+// optional is a number that records of before do not have, -1 then.
+func (o *object) optional(name string) int64 {
+	if !o.has(name) {
+		return -1
+	}
+	return o.number(name)
+}
+
 // takeList decodes a list; a null is an empty one.
 func (o *object) takeList(name string, p any) {
 	if string(o.of[name]) != "null" {

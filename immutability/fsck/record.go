@@ -68,6 +68,7 @@ type (
 		clean                                   bool
 		lock                                    lock
 		previous                                string
+		bytes                                   int64 // of the manifest; -1 in records of before
 	}
 	extendBody struct {
 		snapshot string
@@ -188,7 +189,7 @@ var bodies = map[string]func(*object) any{
 	},
 	"commit": func(o *object) any {
 		return &commitBody{snapshot: o.text("snapshot"), source: o.text("source"), label: o.text("label"), session: o.text("session"),
-			state: o.text("state"), clean: o.truth("clean"), lock: readLock(o), previous: o.text("previous")}
+			state: o.text("state"), clean: o.truth("clean"), lock: readLock(o), previous: o.text("previous"), bytes: o.optional("bytes")}
 	},
 	"extend": func(o *object) any {
 		return &extendBody{snapshot: o.text("snapshot"), lock: readLock(o), by: o.text("by")}

@@ -130,6 +130,8 @@ type Commit struct {
 	Clean    bool   `json:"clean"`
 	Lock     Lock   `json:"lock"`
 	Previous string `json:"previous"` // snapshot of the source before this one, "" for the first
+	// Bytes are those of the manifest; 0 in records of before.
+	Bytes int64 `json:"bytes,omitempty"`
 }
 
 // Extend adds a lock that runs from the stamp of this record, beside those that run already.

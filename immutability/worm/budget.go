@@ -40,6 +40,9 @@ func (e *BudgetError) Error() string {
 	if e.Share {
 		whose = fmt.Sprintf("nine tenths of the room that was free (%d bytes)", e.Limit)
 	}
+	if e.Manifests {
+		whose = fmt.Sprintf("what manifests may take of its budget (%d bytes a day)", e.Limit)
+	}
 	return fmt.Sprintf("source %s has stored %d bytes within 24 hours, which uses up %s. Nothing is deleted, its snapshots and their locks stay as they are, and other sources go on. "+
 		"If this is too much for it, look at what the source is sending. It goes on by itself, where it was, from %s on", e.Source, e.Used, whose, e.Again.UTC().Format("2006-01-02 15:04 UTC"))
 }
@@ -53,7 +56,9 @@ type Budget struct {
 	Limit int64 // 0 for none
 	// Share says that the limit is the share of the disk and no number of the policy's.
 	Share bool
-	Again time.Time // when the window will have room again, if it has none; the wall clock, if the machine stays on
+	// Manifests says that it is of the manifests' own part alone.
+	Manifests bool
+	Again     time.Time // when the window will have room again, if it has none; the wall clock, if the machine stays on
 }
 
 // Is says that it is ErrBudget.
@@ -152,6 +157,48 @@ func (s *Store) fits(session string, bytes int64) error {
 		err = &BudgetError{b}
 	}
 	return err
+}
+
+// affordsManifest refuses a further manifest to a source of which those of the last 24 hours take more than a sixteenth of its
+// budget, or of nine tenths of the room where it has none: manifests are locked as packs are, and without an end to them a
+// budget of packs would be none. They have a part of their own, so that a pull whose packs took the last of a budget commits;
+// one manifest of the largest size always has room, since a pull that cannot commit begins again for ever.
+func (s *Store) affordsManifest(source string, bytes int64) error {
+	b, err := s.Budget(source)
+	if err != nil {
+		return err
+	}
+	now, err := s.clock.Now()
+	if err != nil {
+		return err
+	}
+	s.mu.Lock()
+	used := slices.DeleteFunc(slices.Clone(s.state.heads[source]), func(u spending) bool { return u.left(now) <= 0 })
+	s.mu.Unlock()
+	room := b.Limit
+	if free := s.free(); room == 0 && free >= 0 {
+		room = (free + b.Used) / 10 * 9
+	}
+	if room == 0 || len(used) == 0 {
+		return nil
+	}
+	sum := bytes
+	for _, u := range used {
+		sum += u.bytes
+	}
+	most := max(room/16, reliance.MaxManifest)
+	if sum <= most {
+		return nil
+	}
+	left, again := sum, now.Wall
+	for _, u := range used {
+		if left <= most {
+			break
+		}
+		left -= u.bytes
+		again = now.Wall.Add(u.left(now))
+	}
+	return &BudgetError{Budget{Source: source, Used: sum - bytes, Limit: most, Again: again, Manifests: true}}
 }
 
 // Budget says what a source has used of its budget.

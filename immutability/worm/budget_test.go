@@ -251,3 +251,40 @@ func TestWithoutANumberATenthIsLeftToOthers(t *testing.T) {
 		t.Error("the disk's room is not asked for")
 	}
 }
+
+// TestManifestsFillTheDisk: who takes the daemon over can commit one manifest after the other, each locked. They have a part of
+// the budget, and past it nothing is committed for that source; the first of a day always is, of whatever size.
+func TestManifestsFillTheDisk(t *testing.T) {
+	d, src := &roomy{crashdisk.New(), 4 << 30}, newClock()
+	_, err := Init(d, src, initOptions())
+	must(t, err)
+	s := open(t, d, src)
+	now, err := s.Now()
+	must(t, err)
+	most := (d.free / 10 * 9) / 16
+	s.mu.Lock()
+	spend(s.state.heads, "web1", now, most-10000)
+	s.mu.Unlock()
+	commit(t, s, "web1", "s1", ledger.Lock{}) // some hundred bytes
+	s.mu.Lock()
+	spend(s.state.heads, "web1", now, 10000)
+	s.mu.Unlock()
+	_, err = seal(s, "s2")
+	must(t, err)
+	m, err := manifest(s, "web1", "s2", 2)
+	must(t, err)
+	_, err = s.Commit(ctx, "s2", m, ledger.Lock{})
+	var over *BudgetError
+	if !errors.As(err, &over) || !over.Manifests || over.Limit < most || over.Limit > most+1000 {
+		t.Fatalf("a manifest too many: %v", err)
+	}
+	if wait := over.Again.Sub(now.Wall); wait < 23*time.Hour || wait > 25*time.Hour {
+		t.Errorf("it says that it goes on in %v", wait)
+	}
+	commit(t, s, "web2", "s3", ledger.Lock{})
+	src.Advance(25 * time.Hour)
+	commit(t, s, "web1", "s4", ledger.Lock{})
+	if got := s.state.heads["web1"]; len(got) != 1 || got[0].bytes == 0 {
+		t.Errorf("the record does not say what the manifest takes: %+v", got)
+	}
+}

@@ -106,6 +106,9 @@ func (s *Store) Commit(ctx context.Context, session string, manifest []byte, loc
 	if err := s.admit(&head, packs); err != nil {
 		return Snapshot{}, fmt.Errorf("commit: %w", err)
 	}
+	if err := s.affordsManifest(head.Source, int64(len(manifest))); err != nil {
+		return Snapshot{}, fmt.Errorf("commit: %w", err)
+	}
 	if err := s.publishManifest(ctx, id, manifest); err != nil {
 		return Snapshot{}, fmt.Errorf("commit: manifest: %w", err)
 	}
@@ -113,7 +116,7 @@ func (s *Store) Commit(ctx context.Context, session string, manifest []byte, loc
 	// the session commits it or another.
 	_, err = s.append(ledger.Record{Kind: ledger.KindCommit, Commit: &ledger.Commit{
 		Snapshot: id, Source: head.Source, Label: head.Label, Session: session, State: head.State,
-		Clean: head.Clean, Lock: lock, Previous: head.Previous,
+		Clean: head.Clean, Lock: lock, Previous: head.Previous, Bytes: int64(len(manifest)),
 	}})
 	if err != nil {
 		return Snapshot{}, fmt.Errorf("commit: %w", err)

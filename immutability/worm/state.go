@@ -33,6 +33,7 @@ type state struct {
 	sources   map[string]sourceState
 	sessions  map[string]*sessionState
 	spent     map[string][]spending     // by source, what was sealed for it lately
+	heads     map[string][]spending     // by source, the manifests that were committed lately
 	intents   map[uint64]*ledger.Intent // not done yet, by number
 	removed   map[string]uint64         // files that an intent names, with its number
 	maxPack   uint32                    // highest pack number that a record names
@@ -80,7 +81,7 @@ func newState() *state {
 	return &state{
 		older: map[string]bool{}, packs: map[uint32]*packState{}, manifests: map[string]*manifestState{},
 		byID: map[string]*snapshotState{}, sources: map[string]sourceState{}, sessions: map[string]*sessionState{},
-		spent:   map[string][]spending{},
+		spent: map[string][]spending{}, heads: map[string][]spending{},
 		intents: map[uint64]*ledger.Intent{}, removed: map[string]uint64{},
 	}
 }
@@ -157,6 +158,9 @@ func (st *state) applyCommit(r ledger.Record) {
 	st.byID[s.Snapshot] = s
 	st.sources[s.Source] = sourceState{label: s.Label, snapshot: s.Snapshot}
 	st.session(s.Session).committed = true
+	if s.Bytes > 0 {
+		spend(st.heads, s.Source, r.At, s.Bytes)
+	}
 }
 
 func (st *state) applyIntent(r ledger.Record) {
