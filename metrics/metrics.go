@@ -83,6 +83,7 @@ type VaultState struct {
 	StoredBytes  uint64 // of all chunks held, compressed and encrypted
 	Clock        *Clock // nil while the clocks cannot be read
 	Promises     Promises
+	People       People
 }
 
 // Clock is how the vault's clocks stand.
@@ -205,6 +206,9 @@ func (c *collector) Describe(ch chan<- *prometheus.Desc) {
 	for _, s := range ofPromises {
 		ch <- s.desc
 	}
+	for _, s := range ofPeople {
+		ch <- s.desc
+	}
 	for _, s := range ofVault {
 		ch <- s.desc
 	}
@@ -319,6 +323,7 @@ func (p page) vault(v VaultState) {
 	p.put(dedupRatio, ratio(v.LogicalBytes, v.UniqueBytes))
 	p.put(compression, ratio(v.UniqueBytes, v.StoredBytes))
 	p.promises(v.Promises)
+	p.people(v.People)
 	if v.Clock != nil {
 		p.clock(*v.Clock)
 	}

@@ -67,6 +67,10 @@ func sample() fixed {
 			Promises: Promises{Holds: 3, Held: 2, Mode: "compliance", Hardens: noon.Add(72 * time.Hour), Refused: 1, Budgets: []Budget{
 				{"web1", 5_000_000_000, 6_000_000_000}, {"db1", 7, 0}, {"db1", 8, 0}, {"../../etc", 1, 1},
 			}},
+			People: People{
+				Count: 3, Threshold: 2, Pending: noon.Add(50 * time.Hour), NextDue: noon.Add(20 * time.Hour), Secured: noon.Add(-time.Hour),
+				Waiting: map[string]uint64{"delete": 2, "x\"} 1\n": 1}, Ended: map[RequestEnd]uint64{{"delete", "carried"}: 4, {"people", "vetoed"}: 1, {"bogus", "bogus"}: 7},
+			},
 		},
 	}
 }
@@ -345,6 +349,30 @@ func TestAlertRulesAreSoundAndNameOnlyWhatIsThere(t *testing.T) {
 
 func TestAlertsOfWitnessesFireWhenTheyShould(t *testing.T) {
 	promtest.TestRules(t, "testdata/witness_alerts.yml")
+}
+
+func TestAlertsOfRequestsFireWhenTheyShould(t *testing.T) {
+	promtest.TestRules(t, "testdata/people_alerts.yml")
+}
+
+// TestFirstRequestIsMissedByPrometheus: a counter that begins with 1 never rose, so every label is there from the first scrape.
+func TestFirstRequestIsMissedByPrometheus(t *testing.T) {
+	s := sample()
+	s.vault.People = People{}
+	page := string(render(t, s))
+	for _, want := range []string{
+		`holdfast_requests_total{action="delete",state="carried"} 0`, `holdfast_requests_waiting{action="resume"} 0`,
+		`holdfast_requests_total{action="other",state="lapsed"} 0`, "holdfast_people 0", "holdfast_people_threshold 0", "holdfast_secured 0",
+	} {
+		if !strings.Contains(page, "\n"+want+"\n") {
+			t.Errorf("missing %s", want)
+		}
+	}
+	for _, not := range []string{"holdfast_people_pending", "holdfast_secured_since", "holdfast_request_next_due"} {
+		if strings.Contains(page, "\n"+not) {
+			t.Errorf("%s although there is nothing to show", not)
+		}
+	}
 }
 
 func TestVaultWithoutWitnessesShowsNoneOfTheirSeries(t *testing.T) {
