@@ -66,6 +66,7 @@ type Config struct {
 	Memory       int64     // bytes that a pull may use; 0: DefaultMemory
 	Metrics      Metrics
 	Witnesses    Witnesses
+	People       People // proposed; without a keeper only
 	Door         Door
 	Sources      []Source // those of the file in its order, then those of sources.d by name
 }

@@ -28,6 +28,7 @@ type rawConfig struct {
 	Memory    value        `yaml:"memory"`
 	Metrics   rawMetrics   `yaml:"metrics"`
 	Witnesses rawWitnesses `yaml:"witnesses"`
+	People    rawPeople    `yaml:"people"`
 	Door      rawDoor      `yaml:"door"`
 	Sources   []rawSource  `yaml:"sources"`
 }

@@ -80,6 +80,7 @@ func parseMain(file string, data []byte) (*reader, error) {
 	r.config.Memory = r.memory(p, raw.Memory)
 	r.config.Metrics.Listen = r.address(p, raw.Metrics.Listen)
 	r.witnesses(p, raw.Witnesses)
+	r.people(p, raw.People, raw.Keeper)
 	r.config.Door.Listen = r.address(p, raw.Door.Listen)
 	r.config.Door.HostKey = r.path(p, raw.Door.HostKey)
 	for _, u := range raw.Door.Users {
