@@ -36,6 +36,9 @@ var rooms = []arrow{
 	{"immutability/worm", "immutability/audit", "what witnesses said is verified by code that makes nothing"},
 	{"immutability/worm", "immutability/durable", "files"},
 	{"immutability/keeper", "immutability/policy", "a mirror tells what of a proposal is not followed"},
+	{"immutability/worm", "immutability/quorum", "who of the people signed what is judged apart from the power to carry it out"},
+	{"immutability/keeper", "immutability/quorum", "the keeper's own file names the first people"},
+	{"immutability/fsck", "immutability/quorum", "the form of a request and of its signatures is read by a pure reader; how many it takes, and when, is judged anew"},
 	{"immutability/worm", "immutability/policy", "which change of what locks are made of is tighter is a rule of its own"},
 	{"immutability/ledger", "immutability/policy", "a record carries the policy in the form in which it is proposed"},
 	{"immutability/ledger", "immutability/clock", "records carry stamps"},
@@ -76,6 +79,7 @@ var bare = map[string]string{
 	"immutability/reliance":  "read by the keeper without keys, by auditors without a vault",
 	"immutability/retention": "pure rules, to be tested by the million",
 	"immutability/policy":    "pure rules, and a file that a person writes",
+	"immutability/quorum":    "signatures and requests of anybody: pure, so that nothing else can move its judgement",
 	"vault/chunk":            "a format",
 	"vault/keys":             "keys are wrapped and derived here and nothing else",
 	"puller/bandwidth":       "pure",
@@ -112,7 +116,7 @@ var confined = []struct {
 	reaches []string
 	why     string
 }{
-	{"cmd/holdfast-fsck", []string{"immutability/fsck", "immutability/audit", "immutability/reliance", "vault/chunk", "vault/keys", "vault/pack", "vault/snapshot"},
+	{"cmd/holdfast-fsck", []string{"immutability/fsck", "immutability/audit", "immutability/quorum", "immutability/reliance", "vault/chunk", "vault/keys", "vault/pack", "vault/snapshot"},
 		"it checks what ledger, worm, keeper, vault and index wrote, and shares only decoders that write nothing"},
 }
 
@@ -140,7 +144,7 @@ var rims = []struct {
 	{"github.com/RoaringBitmap", []string{"immutability/fsck", "immutability/keeper", "immutability/reliance", "immutability/worm", "vault", "vault/index", "vault/snapshot", "cmd/holdfast-fsck"}, "sets of packs"},
 	{"golang.org/x/mod", []string{"immutability/ledger", "immutability/witness", "immutability/worm"}, "Merkle tree and signed notes"},
 	{"github.com/pkg/sftp", []string{"puller/remote", "puller/throwaway", "vault/door"}, "the client in the first, the server in the others"},
-	{"golang.org/x/crypto", []string{"puller/remote", "puller/throwaway", "puller/hostile", "puller/sshdtest", "vault/door", "cmd/holdfast"}, "SSH; in cmd for keys and fingerprints"},
+	{"golang.org/x/crypto", []string{"puller/remote", "puller/throwaway", "puller/hostile", "puller/sshdtest", "vault/door", "cmd/holdfast", "immutability/quorum"}, "SSH; in cmd for keys and fingerprints; in quorum for signatures of people, which the keeper judges: a library that many look at verifies them better than code of our own"},
 	{"github.com/bmatcuk/doublestar", []string{"puller"}, "excludes"},
 	{"github.com/prometheus", []string{"metrics"}, "the metrics page"},
 	{"github.com/goccy/go-yaml", []string{"config"}, "the configuration"},
