@@ -68,6 +68,7 @@ and gives them back. Production holds no credential for the vault.
 		parent.AddCommand(c)
 	}
 	subCommand(root, "ledger").AddCommand(ledgerVerifyCommand(a), ledgerTilesCommand(a))
+	subCommand(root, "request").AddCommand(requestCommands(a)...)
 	for _, c := range []*cobra.Command{initCommand(a), sourceCommand(a), serveCommand(a)} {
 		c.GroupID = "keep"
 		root.AddCommand(c)
@@ -85,7 +86,8 @@ func subCommand(root *cobra.Command, name string) *cobra.Command {
 			return c
 		}
 	}
-	short := map[string]string{"hold": "Holds: snapshots that are kept until a quorum says otherwise", "index": "The index, a cache that can be thrown away", "ledger": "The ledger of everything that was done"}
+	short := map[string]string{"hold": "Holds: snapshots that are kept until a quorum says otherwise", "index": "The index, a cache that can be thrown away", "ledger": "The ledger of everything that was done",
+		"request": "What several people must sign: early deletion, the end of holds, a looser policy, other people"}
 	c := &cobra.Command{Use: name, Short: short[name], GroupID: "care", RunE: helpOnly}
 	root.AddCommand(c)
 	return c
