@@ -96,8 +96,8 @@ func (r *reader) person(p *page, raw rawPerson, seen map[string]string) {
 	switch {
 	case !raw.Name.set:
 		r.bad(p, raw.at, "this person has no name")
-	case !userName.MatchString(out.Name):
-		r.bad(p, raw.Name.at, "%q cannot be the name of a person: letters, digits, dot, dash and underscore, beginning with a letter or digit, at most 63", cut(out.Name))
+	case !sourceName.MatchString(out.Name):
+		r.bad(p, raw.Name.at, "%q cannot be the name of a person: small letters, digits, dash and underscore, beginning with a letter or digit, at most 63", cut(out.Name))
 	case slices.ContainsFunc(r.config.People.People, func(o Person) bool { return o.Name == out.Name }):
 		r.bad(p, raw.Name.at, "the person %q is there twice", out.Name)
 	}

@@ -13,6 +13,7 @@ import (
 
 	"go.uber.org/goleak"
 
+	"github.com/holdfast-vault/holdfast/vault/door"
 	"github.com/holdfast-vault/holdfast/vault/restore"
 )
 
@@ -203,6 +204,26 @@ func TestOnlyCommandsOfTheListRun(t *testing.T) {
 	}
 	if r := h.ssh("", "whoami"); r.out != "alice" { // still there
 		t.Errorf("%+v", r)
+	}
+}
+
+// TestCommandOfARoleRunsForOthers: what is offered to a role is unknown to everybody else, and not named to them.
+func TestCommandOfARoleRunsForOthers(t *testing.T) {
+	need(t, "ssh")
+	h := open(t, func(c *door.Config) {
+		c.ByRole = map[string]map[string]door.Command{"operator": {"secure": func(_ context.Context, v door.View, args []string, io door.IO) int {
+			fmt.Fprint(io.Out, v.(filtered).u.Name, args)
+			return 0
+		}}}
+	})
+	if r := h.ssh("", "secure", "now"); r.code != 2 || r.out != "" || strings.Contains(r.err, "secure,") {
+		t.Errorf("a requester: %+v", r)
+	}
+	if r := run(t, "", "ssh", h.args(h.admin, "x@127.0.0.1", "secure", "now")...); r.out != "admin[secure now]" {
+		t.Errorf("an operator: %+v", r)
+	}
+	if r := run(t, "", "ssh", h.args(h.admin, "x@127.0.0.1", "nothing")...); r.code != 2 || !strings.Contains(r.err, "secure") {
+		t.Errorf("an operator is not told what there is: %+v", r)
 	}
 }
 

@@ -171,6 +171,7 @@ func (c *connection) verb(args []string) (Command, string) {
 	if all == nil {
 		all = map[string]Command{}
 	}
+	maps.Copy(all, c.server.cfg.ByRole[c.user.Role])
 	if c.local {
 		maps.Copy(all, c.server.cfg.Local)
 	}
