@@ -134,11 +134,11 @@ type Config struct {
 	Users    []User
 	Commands map[string]Command // by verb, for everybody
 	// ByRole are more of them for users of a role; they win over Commands.
-	ByRole map[string]map[string]Command
-	Local    map[string]Command // more of them for the unix socket's peer; they win over Commands
-	ViewFor  func(User) View
-	Limits   Limits
-	Events   Events
+	ByRole  map[string]map[string]Command
+	Local   map[string]Command // more of them for the unix socket's peer; they win over Commands
+	ViewFor func(User) View
+	Limits  Limits
+	Events  Events
 }
 
 // Server serves any number of listeners.
