@@ -11,7 +11,6 @@ import (
 	"github.com/RoaringBitmap/roaring/v2"
 	"github.com/holdfast-vault/holdfast/immutability/clock"
 	"github.com/holdfast-vault/holdfast/immutability/ledger"
-	"github.com/holdfast-vault/holdfast/immutability/reliance"
 	"github.com/holdfast-vault/holdfast/immutability/retention"
 )
 
@@ -92,30 +91,16 @@ func (s *Store) plan(ctx context.Context) (plan, error) {
 	if err != nil {
 		return plan{}, err
 	}
-	s.mu.Lock()
-	remaining := s.state.remaining()
-	s.mu.Unlock()
-	h := retention.History{Halt: s.halt(), Snapshots: make([]retention.Snapshot, len(remaining))}
-	var unreadable error
-	for i, snap := range remaining {
-		if err := ctx.Err(); err != nil {
-			return plan{}, err
-		}
-		d := s.describe(snap, now)
-		h.Snapshots[i] = retention.Snapshot{
-			ID: d.ID, Source: d.Source, Label: d.Label, Complete: snap.State == reliance.Complete, Clean: snap.Clean,
-			Unknown: d.Err != nil, Locked: d.Locked, LockMode: string(d.Lock.Mode), LockedUntil: d.LockedUntil,
-			Held: held(d.Holds),
-		}
-		if d.Err != nil && unreadable == nil {
-			unreadable = fmt.Errorf("nothing is removed while a manifest cannot be read: %w", d.Err)
-		}
+	h, unreadable, err := s.history(ctx, now)
+	if err != nil {
+		return plan{}, err
 	}
 	p := plan{report: PruneReport{Decisions: retention.Decide(h)}, sums: map[uint32]string{}}
 	if unreadable != nil {
 		for i := range p.report.Decisions {
 			if d := &p.report.Decisions[i]; d.Go {
 				d.Go, d.Why = false, unreadable.Error()
+				d.Reasons = []retention.Reason{{Rule: retention.RuleUnreadable, Text: d.Why}}
 			}
 		}
 		return p, unreadable
