@@ -22,6 +22,7 @@ import (
 
 // site is a machine with a daemon's configuration, and a real sshd to pull from.
 type site struct {
+	unflagged bool // the keeper may set no flags
 	*machine
 	source string
 	config string
@@ -121,7 +122,7 @@ func (s *site) snapshots() int {
 func (s *site) whole(what string) {
 	s.t.Helper()
 	s.must("check", "--read-data")
-	secondOpinion(s.t, s.vault)
+	secondOpinion(s.t, s.vault, !s.unflagged)
 	to := filepath.Join(s.run, "daemon", "out-"+what)
 	s.must("restore", "web1@latest", "--to", to)
 	want, got := tree(s.t, s.source), tree(s.t, to)
@@ -280,6 +281,37 @@ func liveTogether(t *testing.T, s *site) {
 	keeper.kill()
 	s.keeper()
 	s.must("pull", "web1")
+	s.whole("last")
+}
+
+// Where nothing can be made immutable the files are still the keeper's own, and the daemon works and is kept out.
+func TestWithoutFlagsTheDaemonReadsAndIsKeptOut(t *testing.T) {
+	s := newSite(t, "ext4")
+	s.unflagged = true
+	begin := func() *program {
+		p := s.start(daemonCapsAs(keeperUID), nil, s.keeperArgs("--accept-weaker-protection")...)
+		p.awaits("READY=1")
+		return p
+	}
+	keeper := begin()
+	s.must("init", "--recovery-out", filepath.Join(s.run, "daemon", "recovery.key"))
+	s.daemon()
+	s.must("pull", "web1")
+	s.whole("first")
+	for _, uid := range []int{daemonUID, daemonUID + 10} {
+		if done := s.attack(uid, s.vault); done != "" {
+			t.Errorf("as user %d:\n%s", uid, done)
+		}
+	}
+	if code := keeper.stop(); code != exitDone {
+		t.Errorf("the keeper ends with %d", code)
+	}
+	keeper = begin()
+	if said := keeper.errs.String(); strings.Contains(said, "flags were missing") {
+		t.Errorf("files that never had flags are missed:\n%s", said)
+	}
+	s.must("pull", "web1")
+	s.must("check", "--read-data")
 	s.whole("last")
 }
 

@@ -142,7 +142,15 @@ func (k *house) isVault() (bool, error) {
 }
 
 func (k *house) openStore() (*worm.Store, error) {
-	return worm.Open(k.disk, clock.Kernel(), worm.Options{Guard: k.guarded})
+	return worm.Open(k.storage(), clock.Kernel(), worm.Options{Guard: true})
+}
+
+// storage is the vault's directory. Where there are no flags, modes and leases are still kept as where there are.
+func (k *house) storage() durable.GuardedDisk {
+	if k.guarded {
+		return k.disk
+	}
+	return durable.WithoutFlags(k.disk)
 }
 
 // found makes the vault that the daemon asks for.
@@ -153,8 +161,8 @@ func (k *house) found(ctx context.Context, o worm.InitOptions) (*worm.Store, err
 	if _, err := k.settings(); err != nil { // a vault that is made keeps the policy that it was made with
 		return nil, err
 	}
-	o.Guard = k.guarded
-	verifier, err := worm.Init(k.disk, clock.Kernel(), o)
+	o.Guard = true
+	verifier, err := worm.Init(k.storage(), clock.Kernel(), o)
 	if err != nil {
 		return nil, err
 	}
