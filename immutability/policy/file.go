@@ -34,7 +34,7 @@ func Load(file string) (Settings, error) {
 }
 
 // Parse reads settings: one JSON object with the members of a policy record of the ledger (mode, default_s, min_s, max_s,
-// budget_bytes, sources) and witnesses. Each may be left out and then says nothing. An unknown member, one that is there
+// budget_bytes, keep, sources) and witnesses. Each may be left out and then says nothing. An unknown member, one that is there
 // twice, a number that is 0 or no whole number, and what contradicts itself are errors that name the file and the line.
 func Parse(name string, data []byte) (Settings, error) {
 	r := &reader{name: name, data: data, dec: json.NewDecoder(bytes.NewReader(data))}
@@ -43,7 +43,7 @@ func Parse(name string, data []byte) (Settings, error) {
 	if len(data) > FileMax {
 		return Settings{}, fmt.Errorf("%s: larger than %d bytes: this is no policy", name, FileMax)
 	}
-	fields := r.rules(&s.Mode, &s.DefaultSeconds, &s.MinSeconds, &s.MaxSeconds, &s.BudgetBytes)
+	fields := r.rules(&s.Mode, &s.DefaultSeconds, &s.MinSeconds, &s.MaxSeconds, &s.BudgetBytes, &s.Keep)
 	fields["sources"] = func() error { return r.sources(&s.Policy) }
 	fields["witnesses"] = func() error {
 		if err := r.dec.Decode(&s.Witnesses); err != nil {
@@ -124,13 +124,14 @@ func (r *reader) members(read func(key string) error) error {
 	}
 }
 
-func (r *reader) rules(mode *Mode, byDefault, minimum, longest, budget *int64) map[string]func() error {
+func (r *reader) rules(mode *Mode, byDefault, minimum, longest, budget *int64, keep *Keep) map[string]func() error {
 	return map[string]func() error{
 		"mode":         func() error { return r.mode(mode) },
 		"default_s":    func() error { return r.number("default_s", byDefault) },
 		"min_s":        func() error { return r.number("min_s", minimum) },
 		"max_s":        func() error { return r.number("max_s", longest) },
 		"budget_bytes": func() error { return r.number("budget_bytes", budget) },
+		"keep":         func() error { return r.keepRules(keep) },
 	}
 }
 
@@ -171,7 +172,7 @@ func (r *reader) sources(p *Policy) error {
 			return r.bad("more than %d sources", Most)
 		}
 		var s Rules
-		if err := r.object(r.rules(&s.Mode, &s.DefaultSeconds, &s.MinSeconds, &s.MaxSeconds, &s.BudgetBytes)); err != nil {
+		if err := r.object(r.rules(&s.Mode, &s.DefaultSeconds, &s.MinSeconds, &s.MaxSeconds, &s.BudgetBytes, &s.Keep)); err != nil {
 			return err
 		}
 		p.Sources[name] = s

@@ -38,6 +38,7 @@ type Rules struct {
 	MinSeconds     int64 `json:"min_s,omitempty"`        // requests below are raised
 	MaxSeconds     int64 `json:"max_s,omitempty"`        // automatic locks above are cut
 	BudgetBytes    int64 `json:"budget_bytes,omitempty"` // that may be stored newly for one source within 24 hours; 0 no number
+	Keep           Keep  `json:"keep,omitzero"`          // what is kept of what no lock keeps any more
 }
 
 // Policy is what locks are made of when nobody asks for more, as a record of the ledger and a file of settings carry it.
@@ -47,13 +48,15 @@ type Policy struct {
 	MinSeconds     int64 `json:"min_s"`
 	MaxSeconds     int64 `json:"max_s"`
 	// BudgetBytes is the budget of each source that has none of its own.
-	BudgetBytes int64            `json:"budget_bytes,omitempty"`
-	Sources     map[string]Rules `json:"sources,omitempty"`
+	BudgetBytes int64 `json:"budget_bytes,omitempty"`
+	// Keep is what each source keeps, rule by rule, where it has none of its own.
+	Keep    Keep             `json:"keep,omitzero"`
+	Sources map[string]Rules `json:"sources,omitempty"`
 }
 
 // Vault gives the rules of every source that has none of its own.
 func (p Policy) Vault() Rules {
-	return Rules{p.Mode, p.DefaultSeconds, p.MinSeconds, p.MaxSeconds, p.BudgetBytes}
+	return Rules{p.Mode, p.DefaultSeconds, p.MinSeconds, p.MaxSeconds, p.BudgetBytes, p.Keep}
 }
 
 // For gives the rules of a source: its own where it has some, the vault's elsewhere, and never below the vault's mode and
@@ -77,6 +80,7 @@ func (r Rules) with(own Rules) Rules {
 	r.MinSeconds = max(r.MinSeconds, own.MinSeconds)
 	r.MaxSeconds = cmp.Or(own.MaxSeconds, r.MaxSeconds)
 	r.BudgetBytes = cmp.Or(own.BudgetBytes, r.BudgetBytes)
+	r.Keep = r.Keep.with(own.Keep)
 	if r.DefaultSeconds = cmp.Or(own.DefaultSeconds, r.DefaultSeconds); own.DefaultSeconds == 0 {
 		r.DefaultSeconds = max(min(r.DefaultSeconds, r.MaxSeconds), r.MinSeconds)
 	}
@@ -105,6 +109,9 @@ func (p Policy) Check() error {
 			return fmt.Errorf("policy: source %q: %w", name, err)
 		}
 	}
+	if err := p.fitsRecord(); err != nil {
+		return fmt.Errorf("policy: %w", err)
+	}
 	return nil
 }
 
@@ -130,7 +137,7 @@ func (r Rules) check() error {
 	case r.BudgetBytes < 0:
 		return fmt.Errorf("a budget of %d bytes", r.BudgetBytes)
 	}
-	return nil
+	return r.Keep.check()
 }
 
 // Fill says what is not said for the vault: governance, 30 days within the bounds, at most 400 days.
@@ -186,6 +193,9 @@ func (r Rules) fits() error {
 	}
 	if r.MinSeconds < 0 || r.DefaultSeconds < 0 || r.MaxSeconds < 0 || r.BudgetBytes < 0 {
 		return errors.New("a number below 0")
+	}
+	if err := r.Keep.check(); err != nil {
+		return err
 	}
 	most := cmp.Or(r.MaxSeconds, Longest)
 	for _, said := range []int64{r.MinSeconds, r.DefaultSeconds, r.MaxSeconds} {

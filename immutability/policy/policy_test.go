@@ -14,7 +14,8 @@ const day = 24 * 3600
 
 func base() Policy {
 	return Policy{Mode: Governance, DefaultSeconds: 30 * day, MinSeconds: 7 * day, MaxSeconds: 100 * day, BudgetBytes: 1000,
-		Sources: map[string]Rules{"db1": {DefaultSeconds: 90 * day, BudgetBytes: 5000}}}
+		Keep:    Keep{Daily: 7, WithinSeconds: 14 * day},
+		Sources: map[string]Rules{"db1": {DefaultSeconds: 90 * day, BudgetBytes: 5000, Keep: Keep{Monthly: 12}}}}
 }
 
 // known is for sources that have snapshots.
@@ -24,9 +25,9 @@ func known(string) bool { return false }
 // within what holds for all.
 func TestNewSourceIsHeldToWhatItNeverHad(t *testing.T) {
 	fresh := func(source string) bool { return source == "new1" }
-	own := Rules{DefaultSeconds: 8 * day, BudgetBytes: 9000}
+	own := Rules{DefaultSeconds: 8 * day, BudgetBytes: 9000, Keep: Keep{Daily: 3}}
 	got, refused := Tighten(base(), nil, Policy{Sources: map[string]Rules{"new1": own, "web1": own}}, fresh)
-	if got.Sources["new1"] != own || len(refused) != 2 || refused[0].Source != "web1" {
+	if got.Sources["new1"] != own || len(refused) != 3 || refused[0].Source != "web1" {
 		t.Errorf("%+v, refused %v", got, refused)
 	}
 	got, refused = Tighten(base(), nil, Policy{Sources: map[string]Rules{"new1": {DefaultSeconds: 6 * day, MaxSeconds: 200 * day}}}, fresh)
@@ -60,7 +61,7 @@ func TestWhatIsTighter(t *testing.T) {
 		{"a longer maximum: a lock bomb", Policy{MaxSeconds: 101 * day}, nil, "max_s stays"},
 		{"a shorter maximum", Policy{MaxSeconds: 90 * day}, func(p *Policy) { p.MaxSeconds = 90 * day }, ""},
 		{"a maximum below a source's default", Policy{MaxSeconds: 60 * day}, func(p *Policy) {
-			p.MaxSeconds, p.Sources["db1"] = 60*day, Rules{DefaultSeconds: 90 * day, MaxSeconds: 100 * day, BudgetBytes: 5000}
+			p.MaxSeconds, p.Sources["db1"] = 60*day, Rules{DefaultSeconds: 90 * day, MaxSeconds: 100 * day, BudgetBytes: 5000, Keep: Keep{Monthly: 12}}
 		}, ""},
 		{"a maximum below the default in force", Policy{DefaultSeconds: 10 * day, MaxSeconds: 20 * day}, nil, "max_s stays"},
 		{"a smaller budget", Policy{BudgetBytes: 900}, func(p *Policy) { p.BudgetBytes = 900 }, ""},
@@ -71,9 +72,20 @@ func TestWhatIsTighter(t *testing.T) {
 		{"a source's own: shorter than before", Policy{Sources: map[string]Rules{"db1": {DefaultSeconds: 80 * day}}}, nil, "source db1: default_s stays"},
 		{"a source's own: compliance", Policy{Sources: map[string]Rules{"db1": {Mode: Compliance}}},
 			func(p *Policy) {
-				p.Sources["db1"] = Rules{Mode: Compliance, DefaultSeconds: 90 * day, BudgetBytes: 5000}
+				p.Sources["db1"] = Rules{Mode: Compliance, DefaultSeconds: 90 * day, BudgetBytes: 5000, Keep: Keep{Monthly: 12}}
 			}, ""},
 		{"a source's larger budget", Policy{Sources: map[string]Rules{"web1": {BudgetBytes: 2000}}}, nil, "source web1: budget_bytes stays"},
+		{"a first keep rule", Policy{Keep: Keep{Weekly: 5}}, func(p *Policy) { p.Keep.Weekly = 5 }, ""},
+		{"a longer keep rule, and one more", Policy{Keep: Keep{Daily: 8, Yearly: 7}}, func(p *Policy) { p.Keep = Keep{Daily: 8, Yearly: 7, WithinSeconds: 14 * day} }, ""},
+		{"a shorter keep rule", Policy{Keep: Keep{Daily: 6}}, nil, "keep.daily stays 7, 6 is not followed"},
+		{"a shorter time within", Policy{Keep: Keep{WithinSeconds: 13 * day}}, nil, "keep.within_s stays"},
+		{"one keep rule of two", Policy{Keep: Keep{Daily: 6, Hourly: 24}}, func(p *Policy) { p.Keep.Hourly = 24 }, "keep.daily stays"},
+		{"a keep rule that is left out stays", Policy{Keep: Keep{WithinSeconds: 14 * day}}, nil, ""},
+		{"a source's own keep rule: longer", Policy{Sources: map[string]Rules{"web1": {Keep: Keep{Daily: 30}}}},
+			func(p *Policy) { p.Sources["web1"] = Rules{Keep: Keep{Daily: 30}} }, ""},
+		{"a source's own keep rule: shorter than the vault's", Policy{Sources: map[string]Rules{"web1": {Keep: Keep{Daily: 3}}}}, nil, "source web1: keep.daily stays 7"},
+		{"a source's own keep rule, where it has one", Policy{Sources: map[string]Rules{"db1": {Keep: Keep{Monthly: 11}}}}, nil, "source db1: keep.monthly stays 12"},
+		{"the vault's keep rule, where a source has its own", Policy{Keep: Keep{Monthly: 24}}, func(p *Policy) { p.Keep.Monthly = 24 }, ""},
 		{"half of it", Policy{MinSeconds: 8 * day, DefaultSeconds: 20 * day}, func(p *Policy) { p.MinSeconds = 8 * day }, "default_s stays"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -104,7 +116,7 @@ func TestWhatIsTighter(t *testing.T) {
 func TestTakenBackWithin72Hours(t *testing.T) {
 	strict := base()
 	strict.Mode, strict.MinSeconds, strict.DefaultSeconds, strict.BudgetBytes = Compliance, 50*day, 60*day, 10
-	strict.MaxSeconds = 90 * day
+	strict.MaxSeconds, strict.Keep = 90*day, Keep{Daily: 30, WithinSeconds: 20 * day}
 	got, refused := Tighten(strict, []Policy{base()}, base(), known)
 	if len(refused) > 0 || Looser(base().Vault(), got.Vault()) || Looser(got.Vault(), base().Vault()) {
 		t.Errorf("%+v, refused %v", got, refused)
@@ -168,12 +180,13 @@ func drawRules(t *rapid.T, what string) Rules {
 	return Rules{
 		Mode:           rapid.SampledFrom([]Mode{"", Governance, Compliance}).Draw(t, what+"mode"),
 		DefaultSeconds: n("default", 6), MinSeconds: n("min", 6), MaxSeconds: n("max", 6), BudgetBytes: n("budget", 4),
+		Keep: Keep{n("hourly", 2), n("daily", 3), n("weekly", 1), n("monthly", 1), n("yearly", 2), n("within", 3)},
 	}
 }
 
 func drawPolicy(t *rapid.T, what string) Policy {
 	v := drawRules(t, what)
-	p := Policy{v.Mode, v.DefaultSeconds, v.MinSeconds, v.MaxSeconds, v.BudgetBytes, nil}
+	p := Policy{v.Mode, v.DefaultSeconds, v.MinSeconds, v.MaxSeconds, v.BudgetBytes, v.Keep, nil}
 	for _, name := range names {
 		if rapid.Bool().Draw(t, what+name) {
 			if p.Sources == nil {
@@ -213,7 +226,13 @@ func TestLooserIsNeverFollowed(t *testing.T) {
 					lately = loosest(lately, p.For(source))
 				}
 				if source == first {
-					lately.DefaultSeconds, lately.BudgetBytes = 1, 0
+					lately.DefaultSeconds, lately.BudgetBytes, lately.Keep = 1, 0, Keep{}
+				}
+				for _, m := range keepMembers {
+					got, want := next.For(source).Keep, lately.Keep
+					if *m.in(&got) < *m.in(&want) || !Looser(Rules{Keep: got}, Rules{Keep: got.each(Keep{1, 1, 1, 1, 1, 1}, func(a, b int64) int64 { return a + b })}) {
+						t.Fatalf("source %s: %+v became %+v by %+v", source, now.For(source).Keep, got, said)
+					}
 				}
 				if Looser(next.For(source), lately) {
 					t.Fatalf("source %s: %+v became %+v by %+v", source, now.For(source), next.For(source), said)
@@ -257,6 +276,14 @@ func TestAPolicyThatSaysSomethingElse(t *testing.T) {
 		{`{"min_s": 10, "default_s": 9}`, "below the minimum"},
 		{`{"min_s": 10, "sources": {"a": {"min_s": 9}}}`, "below the vault's"},
 		{`{"mode": "compliance", "sources": {"a": {"mode": "governance"}}}`, "weaker than the vault's"},
+		{"{\n \"keep\": {\n  \"dayly\": 7\n }\n}", `line 3: unknown member "dayly"`},
+		{"{\"keep\": {\"daily\": 7,\n\"daily\": 7}}", `line 2: "daily" is there twice`},
+		{"{\"keep\": {},\n\"keep\": {}}", `line 2: "keep" is there twice`},
+		{`{"keep": 7}`, "an object"},
+		{`{"keep": {"daily": 0}}`, "keep.daily is a whole number from 1"},
+		{`{"keep": {"within_s": "14d"}}`, "keep.within_s is a whole number from 1"},
+		{"{\n\"keep\": {\"hourly\": 10001}}", "line 2: keep.hourly is 10001, and 10000 is the most"},
+		{"{\"sources\": {\"a\":\n{\"keep\": {\"within_s\": 3153600001}}}}", "line 2: keep.within_s is 3153600001, and 3153600000 is the most"},
 		{`{"max_s": 10, "sources": {"a": {"default_s": 11}}}`, "the longest"},
 		{`[]`, "an object"}, {`{`, "ends too early"}, {``, "ends too early"}, {`{"mode"`, "line 1"}, {`{} {}`, "follows"}, {"{}\n\x00", "follows"},
 	} {
@@ -265,8 +292,9 @@ func TestAPolicyThatSaysSomethingElse(t *testing.T) {
 		}
 	}
 	s, err := Parse("policy.json", []byte(`{"mode":"compliance","default_s":3,"min_s":2,"max_s":4,"budget_bytes":5,
-		"sources":{"db1":{"max_s":9}},"witnesses":{"any":["form"]}}`))
-	want := Policy{Compliance, 3, 2, 4, 5, map[string]Rules{"db1": {MaxSeconds: 9}}}
+		"keep":{"hourly":1,"daily":2,"weekly":3,"monthly":4,"yearly":10000,"within_s":3153600000},
+		"sources":{"db1":{"max_s":9,"keep":{"weekly":1}}},"witnesses":{"any":["form"]}}`))
+	want := Policy{Compliance, 3, 2, 4, 5, Keep{1, 2, 3, 4, 10000, 3153600000}, map[string]Rules{"db1": {MaxSeconds: 9, Keep: Keep{Weekly: 1}}}}
 	if err != nil || !reflect.DeepEqual(s.Policy, want) || string(s.Witnesses) != `{"any":["form"]}` {
 		t.Errorf("%+v, %v", s, err)
 	}
@@ -274,7 +302,7 @@ func TestAPolicyThatSaysSomethingElse(t *testing.T) {
 
 // FuzzParse: a file of settings is read or refused, and what is read is what a record would say.
 func FuzzParse(f *testing.F) {
-	f.Add([]byte(`{"mode":"compliance","default_s":3,"min_s":2,"max_s":4,"budget_bytes":5,"sources":{"db1":{"max_s":9}},"witnesses":[1]}`))
+	f.Add([]byte(`{"mode":"compliance","default_s":3,"min_s":2,"max_s":4,"budget_bytes":5,"keep":{"daily":7,"within_s":9},"sources":{"db1":{"max_s":9,"keep":{"daily":9}}},"witnesses":[1]}`))
 	f.Add([]byte("{}"))
 	f.Fuzz(func(t *testing.T, data []byte) {
 		s, err := Parse("x", data)
@@ -296,4 +324,45 @@ func FuzzParse(f *testing.F) {
 			t.Fatalf("%+v", next)
 		}
 	})
+}
+
+// TestKeepRulesOutOfBounds: what no person means is in no policy, by whatever way it comes.
+func TestKeepRulesOutOfBounds(t *testing.T) {
+	for _, k := range []Keep{{Hourly: -1}, {Daily: KeepMost + 1}, {Weekly: KeepMost + 1}, {Monthly: KeepMost + 1}, {Yearly: KeepMost + 1}, {WithinSeconds: KeepWithin + 1}} {
+		whole := base()
+		whole.Keep = k
+		own := base()
+		own.Sources["db1"] = Rules{Keep: k}
+		for _, p := range []Policy{whole, own} {
+			if p.Check() == nil || p.Proposes() == nil {
+				t.Errorf("%+v is taken", k)
+			}
+		}
+	}
+}
+
+// TestAPolicyOfManySourcesFitsARecord: every member of as many sources as there may be is either written or refused beforehand.
+func TestAPolicyOfManySourcesFitsARecord(t *testing.T) {
+	p := base()
+	p.Sources = map[string]Rules{}
+	full := Rules{Compliance, Longest, Longest, Longest, 1 << 60, Keep{KeepMost, KeepMost, KeepMost, KeepMost, KeepMost, KeepWithin}}
+	refusedAt := 0
+	for i := range Most {
+		p.Sources[fmt.Sprintf("%063d", i)] = full
+		if i%500 != 499 {
+			continue
+		}
+		b, err := json.Marshal(p)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := p.Check(); err != nil && refusedAt == 0 {
+			refusedAt = len(b)
+		} else if err == nil && len(b) > 1<<20-4096 {
+			t.Fatalf("%d bytes are taken for a record of 1 MiB", len(b))
+		}
+	}
+	if refusedAt < 900<<10 {
+		t.Errorf("refused from %d bytes on", refusedAt)
+	}
 }

@@ -38,24 +38,22 @@ func (r Refusal) String() string {
 //	default_s     longer is tighter, up to the maximum in force
 //	max_s         shorter is tighter, down to the default in force; longer would let more room be pinned
 //	budget_bytes  less is tighter, and any number is tighter than none
+//	keep          rule by rule: more is tighter, and any number is tighter than none
 //
-// A source of which fresh says that the vault has had no snapshot yet may be given any default and budget: nothing of it is
+// A source of which fresh says that the vault has had no snapshot yet may be given any default, budget and keep rules: nothing of it is
 // there that was promised more. The vault's mode, minimum and maximum hold for it all the same.
 //
 // What a proposal leaves out stays as it is: a source's own rules too, which go on above the vault's mode and minimum.
 func Tighten(inForce Policy, cooling []Policy, said Policy, fresh func(source string) bool) (next Policy, refused []Refusal) {
 	floor := func(source string) Rules {
-		f := inForce.For(source)
-		for _, p := range cooling {
-			f = loosest(f, p.For(source))
-		}
+		f := Loosest(source, inForce, cooling...)
 		if source != "" && fresh(source) {
-			f.DefaultSeconds, f.BudgetBytes = 1, 0
+			f.DefaultSeconds, f.BudgetBytes, f.Keep = 1, 0, Keep{}
 		}
 		return f
 	}
 	vault, refused := tighten(inForce.Vault(), floor(""), said.Vault(), Rules{})
-	next = Policy{vault.Mode, vault.DefaultSeconds, vault.MinSeconds, vault.MaxSeconds, vault.BudgetBytes, nil}
+	next = Policy{vault.Mode, vault.DefaultSeconds, vault.MinSeconds, vault.MaxSeconds, vault.BudgetBytes, vault.Keep, nil}
 	names := map[string]bool{}
 	// Sources that had rules of their own lately are among them: what they were promised is not the vault's to take back.
 	for _, p := range slices.Concat([]Policy{inForce, said}, cooling) {
@@ -106,7 +104,7 @@ func sameFor(next Policy, names map[string]bool, inForce Policy, floor func(stri
 // Looser says whether some member of a is looser than that of b.
 func Looser(a, b Rules) bool {
 	return looserMode(a.Mode, b.Mode) || a.MinSeconds < b.MinSeconds || a.DefaultSeconds < b.DefaultSeconds ||
-		a.MaxSeconds > b.MaxSeconds || budget(a) > budget(b)
+		a.MaxSeconds > b.MaxSeconds || budget(a) > budget(b) || a.Keep.looser(b.Keep)
 }
 
 func looserMode(a, b Mode) bool { return stronger(b, a) }
@@ -129,6 +127,7 @@ func loosest(a, b Rules) Rules {
 	if budget(b) > budget(a) {
 		a.BudgetBytes = b.BudgetBytes
 	}
+	a.Keep = a.Keep.loosest(b.Keep)
 	return a
 }
 
@@ -148,6 +147,7 @@ func tighten(have, floor, own, all Rules) (Rules, []Refusal) {
 	t.durations(minimum, byDefault, longest)
 	t.next.BudgetBytes = t.pick("budget_bytes", have.BudgetBytes, own.BudgetBytes, all.BudgetBytes,
 		func(v int64) bool { return v <= budget(floor) }, whyLooser)
+	t.keep(own.Keep, all.Keep)
 	return t.next, t.refused
 }
 
@@ -249,6 +249,7 @@ func (r Rules) without(own Rules) Rules {
 	if own.Mode == Compliance {
 		r.Mode = ""
 	}
+	r.Keep = r.Keep.without(own.Keep)
 	return r
 }
 
@@ -266,6 +267,7 @@ func (r Rules) apart(vault Rules) (own Rules) {
 	if r.BudgetBytes != vault.BudgetBytes {
 		own.BudgetBytes = r.BudgetBytes
 	}
+	own.Keep = r.Keep.apart(vault.Keep)
 	if vault.with(own).DefaultSeconds != r.DefaultSeconds {
 		own.DefaultSeconds = r.DefaultSeconds
 	}

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/holdfast-vault/holdfast/immutability/clock"
+	"github.com/holdfast-vault/holdfast/immutability/policy"
 	"github.com/holdfast-vault/holdfast/immutability/reliance"
 	"github.com/holdfast-vault/holdfast/immutability/retention"
 )
@@ -14,8 +15,15 @@ import (
 func (s *Store) history(ctx context.Context, now clock.Stamp) (h retention.History, unreadable, err error) {
 	s.mu.Lock()
 	remaining := s.state.remaining()
+	inForce, cooling := s.state.policy(), s.state.cooling(now)
 	s.mu.Unlock()
 	h = retention.History{Halt: s.halt(), Now: now.Wall, Snapshots: make([]retention.Snapshot, len(remaining))}
+	h.Keep = func(source string) retention.Keep { return retention.Keep(inForce.For(source).Keep) }
+	h.Least = func(source string) (retention.Keep, time.Duration) {
+		// What is in force now may be taken back to what was within the last 72 hours.
+		least := policy.Loosest(source, inForce, cooling...)
+		return retention.Keep(least.Keep), time.Duration(max(least.MinSeconds, 1)) * time.Second
+	}
 	for i, snap := range remaining {
 		if err := ctx.Err(); err != nil {
 			return h, nil, err
