@@ -56,7 +56,7 @@ func (k *house) adopt(ctx context.Context, store *worm.Store) error {
 	}
 	if changed {
 		k.log.Info("the settings changed the policy in force", "mode", store.Policy().Mode, "default_s", store.Policy().DefaultSeconds,
-			"min_s", store.Policy().MinSeconds, "max_s", store.Policy().MaxSeconds)
+			"min_s", store.Policy().MinSeconds, "max_s", store.Policy().MaxSeconds, "keep", store.Policy().Keep.String())
 	}
 	return nil
 }

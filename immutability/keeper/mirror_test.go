@@ -20,6 +20,7 @@ import (
 	"github.com/holdfast-vault/holdfast/immutability/clock"
 	"github.com/holdfast-vault/holdfast/immutability/durable"
 	"github.com/holdfast-vault/holdfast/immutability/ledger"
+	"github.com/holdfast-vault/holdfast/immutability/policy"
 	"github.com/holdfast-vault/holdfast/immutability/reliance"
 	"github.com/holdfast-vault/holdfast/immutability/worm"
 )
@@ -308,7 +309,7 @@ func TestAKeeperWithoutAVaultMakesOneAndOnlyOne(t *testing.T) {
 	if _, err := dial().Found(ctx, o); err == nil || !strings.Contains(err.Error(), "allows") {
 		t.Errorf("a policy beyond the keeper's: %v", err)
 	}
-	o.Policy.MaxSeconds = 7200
+	o.Policy.MaxSeconds, o.Policy.Keep = 7200, policy.Keep{Daily: 7, WithinSeconds: 3600}
 	c := dial()
 	verifier, err := c.Found(ctx, o)
 	must(t, err)
@@ -321,7 +322,7 @@ func TestAKeeperWithoutAVaultMakesOneAndOnlyOne(t *testing.T) {
 	m, err := OpenMirror(ctx, MirrorOptions{Disk: d, Clock: now, Socket: socket})
 	must(t, err)
 	defer m.Close()
-	if m.Vault() != testVault || m.Policy().MaxSeconds != 7200 || string(m.Keyring()) != "wrapped keyring\n" {
+	if m.Vault() != testVault || m.Policy().MaxSeconds != 7200 || m.Policy().Keep != o.Policy.Keep || string(m.Keyring()) != "wrapped keyring\n" {
 		t.Errorf("%q %+v", m.Vault(), m.Policy())
 	}
 }

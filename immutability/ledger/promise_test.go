@@ -23,6 +23,10 @@ func TestPromisesOfTheFirstReleaseAreStillRead(t *testing.T) {
 			Sources: map[string]policy.Rules{"web1": {BudgetBytes: 6}, "db1": {Mode: Compliance, DefaultSeconds: 2, MinSeconds: 1, MaxSeconds: 3}},
 		}}},
 		{Seq: 10, Kind: KindSeal, At: stamp(6), Seal: &Seal{File: "packs/00000001.pack", SHA256: "ab", Bytes: 7, Session: "s", Source: "web1"}},
+		{Seq: 11, Kind: KindPolicy, At: stamp(7), Policy: &PolicyChange{By: "ann", Policy: Policy{
+			Mode: Governance, DefaultSeconds: 3, MaxSeconds: 4, Keep: policy.Keep{Hourly: 24, Daily: 7, Weekly: 5, Monthly: 12, Yearly: 7, WithinSeconds: 1209600},
+			Sources: map[string]policy.Rules{"web1": {Keep: policy.Keep{Daily: 30}}},
+		}}},
 	}
 	var now []byte
 	for i := range records {

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"encoding/json"
 	"fmt"
+	"strings"
 )
 
 // Bounds of the keep rules: what a person would ever write.
@@ -39,6 +40,20 @@ var keepMembers = []keepMember{
 	{"monthly", KeepMost, func(k *Keep) *int64 { return &k.Monthly }},
 	{"yearly", KeepMost, func(k *Keep) *int64 { return &k.Yearly }},
 	{"within_s", KeepWithin, func(k *Keep) *int64 { return &k.WithinSeconds }},
+}
+
+// String lists the rules that are said, as a record names them: "daily 7, within_s 1209600"; "none" where there are none.
+func (k Keep) String() string {
+	var said []string
+	for _, m := range keepMembers {
+		if n := *m.in(&k); n != 0 {
+			said = append(said, fmt.Sprintf("%s %d", m.name, n))
+		}
+	}
+	if len(said) == 0 {
+		return "none"
+	}
+	return strings.Join(said, ", ")
 }
 
 // each makes a Keep of two, rule by rule.
