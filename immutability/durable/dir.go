@@ -41,16 +41,22 @@ func (d *Dir) Path() string { return d.path }
 
 // Free is the room in bytes that this process may still fill, on the file system that the directory is on.
 func (d *Dir) Free() (int64, error) {
+	free, _, err := d.Room()
+	return free, err
+}
+
+// Room is Free, and the size in bytes of the whole file system.
+func (d *Dir) Room() (free, total int64, err error) {
 	f, err := d.root.Open(".")
 	if err != nil {
-		return 0, err
+		return 0, 0, err
 	}
 	defer f.Close()
 	var st unix.Statfs_t
 	if err := unix.Fstatfs(int(f.Fd()), &st); err != nil {
-		return 0, &fs.PathError{Op: "fstatfs", Path: ".", Err: err}
+		return 0, 0, &fs.PathError{Op: "fstatfs", Path: ".", Err: err}
 	}
-	return int64(st.Bavail) * int64(st.Bsize), nil
+	return int64(st.Bavail) * int64(st.Bsize), int64(st.Blocks) * int64(st.Bsize), nil
 }
 
 // Create implements Opener.

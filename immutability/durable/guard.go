@@ -134,6 +134,9 @@ func RemoveFinal(d GuardedDisk, dir string, names []string) error {
 			return &fs.PathError{Op: "remove", Path: name, Err: fs.ErrInvalid}
 		}
 	}
+	if s, ok := d.(*Span); ok {
+		return s.removeFinal(dir, names)
+	}
 	if err := d.SetFlags(dir, 0, AppendOnly); err != nil {
 		return err
 	}

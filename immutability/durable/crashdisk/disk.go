@@ -11,6 +11,7 @@
 package crashdisk
 
 import (
+	"fmt"
 	"io/fs"
 	"maps"
 	"slices"
@@ -24,20 +25,36 @@ var _ durable.Disk = (*Disk)(nil)
 
 // Disk is a disk in memory. It is safe for concurrent use.
 type Disk struct {
-	mu       sync.Mutex // guards all below, and every inode reachable from root or from an open file
+	*power
 	root     *inode
-	ops      int64
-	log      []string
-	faults   map[int64]Fault
-	fired    bool
-	crashed  bool
+	label    string // in the log, where several disks share it
 	full     bool
 	readOnly bool
 }
 
+// power is what disks of one machine share: operations are counted, and cut, over all of them.
+type power struct {
+	mu      sync.Mutex // guards all below, the disks, and every inode reachable from a root or from an open file
+	ops     int64
+	log     []string
+	faults  map[int64]Fault
+	fired   bool
+	crashed bool
+}
+
 // New returns an empty disk.
 func New() *Disk {
-	return &Disk{root: newDirectory(0o755), faults: map[int64]Fault{}}
+	return &Disk{power: &power{faults: map[int64]Fault{}}, root: newDirectory(0o755)}
+}
+
+// Together puts disks under one power, that of the first: operations are counted over all of them in one row, a fault is
+// planned for the operation with that number wherever it happens, and a crash is one of all. Room, and what was given up
+// for reading only, stays each disk's own. It is called before the disks are used; in the log those behind the first are
+// "#2 " and so on.
+func Together(first *Disk, others ...*Disk) {
+	for i, d := range others {
+		d.power, d.label = first.power, fmt.Sprintf("#%d ", i+2)
+	}
 }
 
 // Ops returns how many operations were counted so far.
@@ -83,14 +100,14 @@ func (d *Disk) Refill() {
 	d.full = false
 }
 
-// Clone returns an independent disk in the same state, cached and durable, with its count and planned faults. Files that
+// Clone returns an independent disk, under a power of its own, in the same state, cached and durable, with its count and planned faults. Files that
 // are open stay files of the old disk.
 func (d *Disk) Clone() *Disk {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	c := &Disk{
-		ops: d.ops, log: slices.Clone(d.log), faults: maps.Clone(d.faults),
-		fired: d.fired, crashed: d.crashed, full: d.full, readOnly: d.readOnly,
+		power: &power{ops: d.ops, log: slices.Clone(d.log), faults: maps.Clone(d.faults), fired: d.fired, crashed: d.crashed},
+		full:  d.full, readOnly: d.readOnly,
 	}
 	c.root = d.root.clone(map[*inode]*inode{})
 	return c

@@ -97,20 +97,20 @@ func (d *Disk) run(o operation) (int, error) {
 	d.ops++
 	fault, planned := d.faults[d.ops]
 	if d.readOnly {
-		d.log = append(d.log, o.text+" !read-only")
+		d.log = append(d.log, d.label+o.text+" !read-only")
 		return 0, o.error(syscall.EROFS)
 	}
 	if !planned {
 		if d.full && (o.kind == grows || o.kind == writes) {
-			d.log = append(d.log, o.text+" !full")
+			d.log = append(d.log, d.label+o.text+" !full")
 			return 0, o.error(errNoSpace)
 		}
-		d.log = append(d.log, o.text)
+		d.log = append(d.log, d.label+o.text)
 		o.do()
 		return o.size, nil
 	}
 	d.fired = true
-	d.log = append(d.log, o.text+" !"+fault.String())
+	d.log = append(d.log, d.label+o.text+" !"+fault.String())
 	return d.fault(o, o.meaning(fault))
 }
 
