@@ -28,6 +28,7 @@ var rooms = []arrow{
 	{"immutability/keeper", "immutability/clock", "the keeper believes no clock but its own"},
 	{"immutability/keeper", "immutability/durable", "the keeper owns the files"},
 	{"immutability/keeper", "immutability/reliance", "sets of packs are sent in the form that they have in a head"},
+	{"immutability/place", "immutability/durable", "directories that together are a disk"},
 	{"immutability/level", "immutability/durable", "a seal that is refused while somebody can write"},
 	{"immutability/worm", "immutability/ledger", "every step of a sealed file is a record"},
 	{"immutability/worm", "immutability/reliance", "which packs a snapshot relies on stands in its open head"},
