@@ -181,6 +181,11 @@ func TestPeopleWhoCannotBeAreRefused(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	long, err := rsa.GenerateKey(rand.Reader, 2048)
+	if err != nil {
+		t.Fatal(err)
+	}
+	padded := text(text(text(nil, "ssh-rsa"), "\x00\x01\x00\x01"), "\x00"+string(long.N.Bytes()))
 	a, b := key("anna"), key("bert")
 	of := func(threshold int, people ...quorum.Person) quorum.People {
 		return quorum.People{Threshold: threshold, People: people}
@@ -233,6 +238,7 @@ func TestPeopleWhoCannotBeAreRefused(t *testing.T) {
 		"cut":                  {with("ssh-ed25519 " + encode64(decode64(t, encoded)[:40])), "no public key"},
 		"more inside":          {with("ssh-ed25519 " + encode64(append(decode64(t, encoded), 1))), "no public key"},
 		"off the curve":        {with("ecdsa-sha2-nistp256 " + encode64(bent)), "no public key"},
+		"a key spelled anew":   {with("ssh-rsa " + encode64(padded)), "not written as"},
 		"a weak RSA key":       {with(string(bytes.TrimSpace(ssh.MarshalAuthorizedKey(weak)))), "1024 bits"},
 		"DSA":                  {with("ssh-dss AAAA"), "kind"},
 		"a key of later":       {with("ssh-mldsa-65 AAAA"), "kind"},
