@@ -349,7 +349,7 @@ func attacksByMessage() []attack {
 				return nil
 			})
 		}},
-		{name: "send descriptors to the keeper", by: "D", stops: "done, cut off", try: func(a *attacker) error {
+		{name: "send descriptors to the keeper", by: "D", stops: "EPERM, done, cut off", try: func(a *attacker) error {
 			c, err := net.DialUnix("unix", nil, &net.UnixAddr{Name: a.socket, Net: "unix"})
 			if err != nil {
 				return err

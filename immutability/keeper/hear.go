@@ -74,3 +74,17 @@ func putAway(beside []byte) {
 		}
 	}
 }
+
+// soPassRights is SO_PASSRIGHTS, by which Linux lets a socket refuse descriptors from 6.16 on.
+const soPassRights = 0x53
+
+// refuseDescriptors has the kernel refuse descriptors that are sent to a connection, or to every one that is made to a
+// listener from now on: nothing that a peer has gets into this process then. An older kernel does not know how, and one that
+// was sent before is there already: those are closed beside the connection.
+func refuseDescriptors(socket syscall.Conn) {
+	conn, err := socket.SyscallConn()
+	if err != nil {
+		return // closed, which whoever uses it is told
+	}
+	_ = conn.Control(func(fd uintptr) { _ = syscall.SetsockoptInt(int(fd), syscall.SOL_SOCKET, soPassRights, 0) })
+}

@@ -37,6 +37,7 @@ func lingering(t *testing.T) int {
 // the keeper.
 func TestADescriptorThatDoesNotCloseHoldsTheKeeperUp(t *testing.T) {
 	h := newHouse(t)
+	h.hear()
 	for range connectionsMax {
 		c, err := net.DialUnix("unix", nil, &net.UnixAddr{Name: h.socket, Net: "unix"})
 		must(t, err)

@@ -43,6 +43,7 @@ type Server struct {
 	o Options
 
 	patience time.Duration // replyWithin, but in tests
+	hears    bool          // in tests: descriptors are taken, as by an older kernel
 
 	complaints complaints
 
@@ -78,6 +79,9 @@ func (s *Server) Serve(ctx context.Context, l *net.UnixListener) error {
 
 // serve answers the connections of one user, the daemon's or an operator's.
 func (s *Server) serve(ctx context.Context, l *net.UnixListener, uid uint32, operator bool) error {
+	if !s.hears {
+		refuseDescriptors(l)
+	}
 	ctx, cancel := context.WithCancel(ctx)
 	var all sync.WaitGroup
 	defer all.Wait()
@@ -106,6 +110,9 @@ func (s *Server) serve(ctx context.Context, l *net.UnixListener, uid uint32, ope
 			s.complaints.say(s.o.Logf, "keeper: a connection was refused: %v", err)
 			_ = c.Close()
 			continue
+		}
+		if !s.hears {
+			refuseDescriptors(c) // it may have been made before the listener was told
 		}
 		select {
 		case room <- struct{}{}:
