@@ -60,6 +60,7 @@ type Config struct {
 	Lock      Lock
 	// LockSaid is of Lock what the file says, zero for the rest: what is not said is not proposed for the vault's policy.
 	LockSaid Lock
+	Keep     Keep // of every source, rule by rule, where it has none of its own
 	// AcceptWeaker says in writing that locks of mode compliance may stand where sealed files can be removed after all.
 	AcceptWeaker bool
 	Bandwidth    Timetable // of all sources together
@@ -130,6 +131,7 @@ type Source struct {
 	Every      time.Duration // between two pulls under serve; 0: only when asked
 	Exclude    []string      // patterns in gitignore form, in order: the last match wins
 	Lock       SourceLock    // zero fields: the policy's
+	Keep       Keep          // zero fields: those of all sources
 	Limits     Limits        // zero fields: the defaults of the puller
 
 	file string // for errors that compare files

@@ -23,6 +23,7 @@ type rawConfig struct {
 	Work      value        `yaml:"work"`
 	UnlockKey value        `yaml:"unlock_key"`
 	Lock      rawLock      `yaml:"lock"`
+	Keep      rawKeep      `yaml:"keep"`
 	Weaker    value        `yaml:"accept_weaker_protection"`
 	Bandwidth rawLines     `yaml:"bandwidth"`
 	Memory    value        `yaml:"memory"`
@@ -70,6 +71,7 @@ type rawSource struct {
 	Every      value         `yaml:"every"`
 	Exclude    []value       `yaml:"exclude"`
 	Lock       rawSourceLock `yaml:"lock"`
+	Keep       rawKeep       `yaml:"keep"`
 	Limits     rawLimits     `yaml:"limits"`
 }
 
@@ -260,7 +262,7 @@ func plain(body ast.Node) *placed {
 
 // mayBeEmpty are the keys under which everything may be commented out.
 var mayBeEmpty = map[string]bool{
-	"lock": true, "metrics": true, "door": true, "users": true, "sources": true, "exclude": true, "limits": true,
+	"lock": true, "keep": true, "metrics": true, "door": true, "users": true, "sources": true, "exclude": true, "limits": true,
 }
 
 // plainVisitor also refuses keys and items without a value, which the library would skip: more often an accident than a

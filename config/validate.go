@@ -75,6 +75,7 @@ func parseMain(file string, data []byte) (*reader, error) {
 	}
 	r.config.UnlockKey = r.path(p, raw.UnlockKey)
 	r.policy(p, raw.Lock)
+	r.config.Keep = r.keep(p, raw.Keep)
 	r.config.AcceptWeaker = r.choice(p, raw.Weaker, []string{"true", "false"}, "false") == "true"
 	r.config.Bandwidth = r.timetable(p, raw.Bandwidth)
 	r.config.Memory = r.memory(p, raw.Memory)
@@ -224,6 +225,7 @@ func (r *reader) source(s placedSource) {
 		URL: raw.URL.text, HostKey: raw.HostKey.text, Every: r.duration(p, raw.Every, 0), file: p.file,
 		Lock: SourceLock{Mode: r.choice(p, raw.Lock.Mode, modes, ""), For: r.seconds(p, raw.Lock.For, 0),
 			Min: r.seconds(p, raw.Lock.Min, 0), Max: r.seconds(p, raw.Lock.Max, 0), Budget: r.size(p, raw.Lock.Budget)},
+		Keep:   r.keep(p, raw.Keep),
 		Limits: r.limits(p, raw.Limits),
 	}
 	r.required(p, raw)

@@ -23,6 +23,7 @@ type written struct {
 	Every      string        `yaml:"every,omitempty"`
 	Exclude    []any         `yaml:"exclude,omitempty"`
 	Lock       writtenLock   `yaml:"lock,omitempty"`
+	Keep       writtenKeep   `yaml:"keep,omitempty"`
 	Limits     writtenLimits `yaml:"limits,omitempty"`
 }
 
@@ -70,7 +71,7 @@ func text(s string) any {
 func EncodeSource(s Source) ([]byte, error) {
 	item := written{
 		Name: s.Name, URL: text(s.URL), Identity: text(s.Identity), HostKey: s.HostKey,
-		Lock: writtenLock{Mode: s.Lock.Mode},
+		Lock: writtenLock{Mode: s.Lock.Mode}, Keep: s.Keep.written(),
 		Limits: writtenLimits{
 			Entries: s.Limits.Entries, EntriesPerDirectory: s.Limits.EntriesPerDirectory, Depth: s.Limits.Depth, PathBytes: s.Limits.PathBytes,
 			Connections: s.Limits.Connections, Channels: s.Limits.Channels, Bandwidth: s.Limits.Bandwidth.Lines,

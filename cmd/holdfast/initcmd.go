@@ -159,6 +159,7 @@ func (a *app) initialPolicy() (ledger.Policy, error) {
 		p.MaxSeconds = int64(cfg.Lock.Max / time.Second)
 	}
 	p.BudgetBytes = cfg.Lock.Budget
+	p.Keep = keepRules(cfg.Keep)
 	p.MinSeconds = min(p.MinSeconds, p.DefaultSeconds)
 	return p, nil
 }

@@ -280,13 +280,13 @@ func (c *call) policyNow() (j policyJSON, err error) {
 func printPolicy(w io.Writer, j policyJSON) error {
 	fmt.Fprintln(w, "Policy in force, as the ledger has it:")
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(t, "  SOURCE\tMODE\tDEFAULT\tMIN\tMAX\tBUDGET A DAY")
+	fmt.Fprintln(t, "  SOURCE\tMODE\tDEFAULT\tMIN\tMAX\tBUDGET A DAY\tKEEPS OF WHAT HAS RUN OUT")
 	line := func(name string, r policy.Rules) {
 		budget := "9/10 of the free room"
 		if r.BudgetBytes > 0 {
 			budget = humanize.IBytes(uint64(r.BudgetBytes))
 		}
-		fmt.Fprintf(t, "  %s\t%s\t%s\t%s\t%s\t%s\n", name, r.Mode, lasting(r.DefaultSeconds), lasting(r.MinSeconds), lasting(r.MaxSeconds), budget)
+		fmt.Fprintf(t, "  %s\t%s\t%s\t%s\t%s\t%s\t%s\n", name, r.Mode, lasting(r.DefaultSeconds), lasting(r.MinSeconds), lasting(r.MaxSeconds), budget, keeping(r.Keep))
 	}
 	line("(any)", j.Policy.Vault())
 	for _, name := range j.Policy.Names() {

@@ -6,6 +6,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/holdfast-vault/holdfast/immutability/policy"
 )
 
 func decoded[T any](t testing.TB, r result) (v T) {
@@ -83,10 +85,14 @@ func TestEditedConfigurationLoosensLocks(t *testing.T) {
 	conf := func(lock, own string) {
 		s.write("holdfast.yaml", fmt.Sprintf("vault: %s\n%ssources:\n%s%s", s.vault, lock, item, own))
 	}
-	conf("lock: {for: 40d, min: 20d, max: 300d, budget: 1TiB}\n", "  lock: {for: 50d}\n")
+	conf("lock: {for: 40d, min: 20d, max: 300d, budget: 1TiB}\nkeep: {daily: 7, within: 14d}\n", "  lock: {for: 50d}\n  keep: {daily: 30}\n")
 	pulled := decoded[[]pullJSON](t, s.must("pull", "--json"))
 	if left := time.Until(*pulled[0].LockedUntil); left < 49*24*time.Hour {
 		t.Errorf("tighter was not followed: %v", left)
+	}
+	s.run("lock", "show").says(t, exitDone, "daily 7, within 14d", "daily 30, within 14d")
+	if k := decoded[policyJSON](t, s.must("lock", "show", "--json")).Policy; k.Keep != (policy.Keep{Daily: 7, WithinSeconds: 14 * 86400}) || k.Sources["web1"].Keep.Daily != 30 {
+		t.Errorf("keep rules %+v", k)
 	}
 	conf("lock: {for: 1d, min: 1d, max: 400d, budget: 2TiB}\n", "  lock: {for: 2d}\n")
 	r := s.must("pull", "--json")
@@ -108,4 +114,16 @@ func TestEditedConfigurationLoosensLocks(t *testing.T) {
 	d.stop()
 	_, doc := s.examine(t)
 	doc.says(t, doc.code, "not followed", "quorum")
+}
+
+// TestRefusedKeepRuleReadsAsItWasWritten: who wrote "within: 1d" is not told of seconds.
+func TestRefusedKeepRuleReadsAsItWasWritten(t *testing.T) {
+	_, no := policy.Tighten(policy.Policy{Keep: policy.Keep{Daily: 7, WithinSeconds: 14 * 86400}}.Fill(), nil,
+		policy.Policy{Keep: policy.Keep{Daily: 3, WithinSeconds: 86400}, BudgetBytes: 5, MinSeconds: 9 * 86400, MaxSeconds: 8 * 86400}, func(string) bool { return false })
+	said := strings.Join(refusals(no), "; ")
+	for _, want := range []string{"keep.daily stays 7, 3 is not", "keep.within stays 14d, 1d is not", "lock.max stays 400d"} {
+		if !strings.Contains(said, want) {
+			t.Errorf("%q does not say %q", said, want)
+		}
+	}
 }

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/holdfast-vault/holdfast/config"
@@ -13,16 +14,17 @@ import (
 	"github.com/holdfast-vault/holdfast/metrics"
 )
 
-// proposal is what a configuration says of locks, in the ledger's form. What it leaves out says nothing.
+// proposal is what a configuration says of locks and keep rules, in the ledger's form. What it leaves out says nothing.
 func proposal(cfg *config.Config) policy.Policy {
 	l := cfg.LockSaid
 	p := policy.Policy{
 		Mode: policy.Mode(l.Mode), DefaultSeconds: seconds(l.For), MinSeconds: seconds(l.Min), MaxSeconds: seconds(l.Max), BudgetBytes: l.Budget,
+		Keep: keepRules(cfg.Keep),
 	}
 	for _, s := range cfg.Sources {
 		own := policy.Rules{
 			Mode: policy.Mode(s.Lock.Mode), DefaultSeconds: seconds(s.Lock.For), MinSeconds: seconds(s.Lock.Min),
-			MaxSeconds: seconds(s.Lock.Max), BudgetBytes: s.Lock.Budget,
+			MaxSeconds: seconds(s.Lock.Max), BudgetBytes: s.Lock.Budget, Keep: keepRules(s.Keep),
 		}
 		if own == (policy.Rules{}) {
 			continue
@@ -33,6 +35,34 @@ func proposal(cfg *config.Config) policy.Policy {
 		p.Sources[s.Name] = own
 	}
 	return p
+}
+
+// keepRules are keep rules of a configuration in the ledger's form.
+func keepRules(k config.Keep) policy.Keep {
+	return policy.Keep{
+		Hourly: int64(k.Hourly), Daily: int64(k.Daily), Weekly: int64(k.Weekly), Monthly: int64(k.Monthly), Yearly: int64(k.Yearly),
+		WithinSeconds: seconds(k.Within),
+	}
+}
+
+// keeping writes keep rules as a configuration does: "daily 7, within 14d".
+func keeping(k policy.Keep) string {
+	var said []string
+	for _, r := range []struct {
+		name string
+		n    int64
+	}{{"hourly", k.Hourly}, {"daily", k.Daily}, {"weekly", k.Weekly}, {"monthly", k.Monthly}, {"yearly", k.Yearly}} {
+		if r.n > 0 {
+			said = append(said, fmt.Sprintf("%s %d", r.name, r.n))
+		}
+	}
+	if k.WithinSeconds > 0 {
+		said = append(said, "within "+config.FormatDuration(time.Duration(k.WithinSeconds)*time.Second))
+	}
+	if len(said) == 0 {
+		return "the newest alone"
+	}
+	return strings.Join(said, ", ")
 }
 
 func seconds(d time.Duration) int64 { return int64(d / time.Second) }
@@ -103,20 +133,27 @@ func refusals(no []policy.Refusal) []string {
 // readable is a refusal with durations and sizes as people write them.
 func readable(r policy.Refusal) string {
 	word := map[string]string{"default_s": "for", "min_s": "min", "max_s": "max", "budget_bytes": "budget"}[r.Member]
+	budget := r.Member == "budget_bytes"
 	show := func(s string) string {
 		var n int64
 		if _, err := fmt.Sscan(s, &n); err != nil || word == "" {
 			return s
 		}
-		if r.Member == "budget_bytes" {
+		if budget {
 			return config.FormatBytes(n)
 		}
 		return config.FormatDuration(time.Duration(n) * time.Second)
 	}
-	if word == "" {
-		word = r.Member
+	switch {
+	case r.Member == "keep.within_s":
+		word, r.Member = "within", "keep.within"
+	case strings.HasPrefix(r.Member, "keep."): // a number
+	case word == "":
+		r.Member = "lock." + r.Member
+	default:
+		r.Member = "lock." + word
 	}
-	r.Member, r.InForce, r.Said = "lock."+word, show(r.InForce), show(r.Said)
+	r.InForce, r.Said = show(r.InForce), show(r.Said)
 	return r.String()
 }
 
@@ -138,7 +175,7 @@ func (h *host) lockFor(s config.Source, asked ledger.Lock) ledger.Lock {
 func (s *server) adopt(ctx context.Context, cfg *config.Config) {
 	s.h.sayPolicy(ctx, cfg, func() {
 		p := s.h.v.Store().Policy()
-		s.log.Info("the configuration changed the lock policy in force", "mode", p.Mode, "default_s", p.DefaultSeconds, "min_s", p.MinSeconds, "max_s", p.MaxSeconds, "budget_bytes", p.BudgetBytes, "sources", len(p.Sources))
+		s.log.Info("the configuration changed the lock policy in force", "mode", p.Mode, "default_s", p.DefaultSeconds, "min_s", p.MinSeconds, "max_s", p.MaxSeconds, "budget_bytes", p.BudgetBytes, "keep", p.Keep.String(), "sources", len(p.Sources))
 	}, func(text string) { s.log.Warn(text) })
 }
 
@@ -171,7 +208,7 @@ func (p *patient) policy() {
 	}
 	if len(no) == 0 && len(hard) == 0 {
 		r := p.store.Policy().Vault()
-		p.well("policy", "%s, %s by default, from %s to %s", r.Mode, lasting(r.DefaultSeconds), lasting(r.MinSeconds), lasting(r.MaxSeconds))
+		p.well("policy", "%s, %s by default, from %s to %s; of what has run out it keeps %s", r.Mode, lasting(r.DefaultSeconds), lasting(r.MinSeconds), lasting(r.MaxSeconds), keeping(r.Keep))
 	}
 	used, err := p.store.Budgets()
 	if err != nil {
