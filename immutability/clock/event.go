@@ -87,6 +87,16 @@ func (c *Clock) Recorded(e Event) {
 	c.save(false)
 }
 
+// Accept takes the wall clock as right as it was at the last reading: it is shifted no more, and held from here on against
+// this. It is called once the ledger says so; see Noted.Accepted. What is credited stays as it is.
+func (c *Clock) Accept() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.st, c.times = c.st.accept(), 0
+	// Power fails before this is saved: the file is older than the record, and the next Open goes by that.
+	c.save(false)
+}
+
 func (c *Clock) resumed(e Event) string {
 	if e.Off.Abs() < movedLimit {
 		return fmt.Sprintf("the wall clock (%s) is where it should be: what has run out expires again", c.st.Wall.Format(time.RFC3339))

@@ -24,6 +24,8 @@ type Noted struct {
 	Moved   Stamp         // of the newest "moved"
 	Turned  Stamp         // of the newest "stopped" or "resumed"
 	State   Stamp         // of the newest "state"
+	// Accepted is the newest moment at which the wall clock was taken as right on people's word.
+	Accepted Stamp
 }
 
 const (
@@ -78,8 +80,10 @@ func take(st state, r Reading, k Known) (state, error) {
 		// What was recorded since the file was saved was stamped by a clock that had lost the file's credit. Taken now, that
 		// credit would count for locks that began behind it.
 		return begin(r, k), fmt.Errorf("records were made by a clock that counted less: %w", ErrOlder)
-	case had < k.Noted.At.Running:
-		return begin(r, k), nil // the power failed between that record and this file
+	case had < k.Noted.At.Running, !k.Noted.Accepted.IsZero() && had == k.Noted.Accepted.Running:
+		// The power failed between that record and this file. A file of the very second in which the wall clock was accepted may
+		// be the one of before: what is lost by not believing it is the credit since.
+		return begin(r, k), nil
 	}
 	// What is older than the ledger was not put down after the last stamp, whatever it says.
 	st.Idle = st.Idle && had >= k.Newest.Running && !st.Wall.Before(wholeSeconds(k.Newest.Wall))

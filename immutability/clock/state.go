@@ -106,12 +106,18 @@ func (s state) watch() state {
 		again := s.Wall.Sub(s.Shift.Wall.Add(s.Boottime - s.Shift.At))
 		if again.Abs() <= shiftLimit {
 			if s.Running-s.Shift.Running >= shiftSettles {
-				s.ExpectedWall, s.ExpectedAt, s.Carried, s.Noted, s.Shift = s.Wall, s.Boottime, false, 0, nil
+				s = s.accept()
 			}
 			return s
 		}
 	}
 	s.Shift = &shift{Wall: s.Wall, At: s.Boottime, Running: s.Running}
+	return s
+}
+
+// accept takes the wall clock as right from here on.
+func (s state) accept() state {
+	s.ExpectedWall, s.ExpectedAt, s.Carried, s.Noted, s.Shift = s.Wall, s.Boottime, false, 0, nil
 	return s
 }
 

@@ -164,10 +164,10 @@ func (l *Ledger) origin() (name, verifier string) {
 }
 
 // BeginOrigin lets a ledger that is behind go on under another origin, from what it holds. The record names both heads. root is
-// the one of the records that are here, in base64, as a person typed it; it must be the present one. By and reason stand
-// in the record. On return the record is durable, and the ledger may be written again. Cut before: nothing happened. Cut
+// the one of the records that are here, in base64, as a person typed it; it must be the present one. By, reason and quorum stand
+// in the record: see Origin. On return the record is durable, and the ledger may be written again. Cut before: nothing happened. Cut
 // behind: the next Open finds the record and signs under the new origin.
-func (l *Ledger) BeginOrigin(at clock.Stamp, root, by, reason string) (Record, error) {
+func (l *Ledger) BeginOrigin(at clock.Stamp, root, by, reason string, quorum ...string) (Record, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	switch {
@@ -205,7 +205,7 @@ func (l *Ledger) BeginOrigin(at clock.Stamp, root, by, reason string) (Record, e
 	o := Origin{
 		Number: number, Origin: OriginName(first, number), Verifier: verifier, Before: before,
 		Own: Head{uint64(l.acked), own.String()}, Lost: Head{l.behind.Remembered.Size, l.behind.Remembered.Root.String()},
-		Note: string(l.behind.Note), Quorum: []string{}, By: by, Reason: reason,
+		Note: string(l.behind.Note), Quorum: append([]string{}, quorum...), By: by, Reason: reason,
 	}
 	if err := checkOrigin(&o, l.verifier, l.origins, l.tree.root, l.tree.n); err != nil {
 		return Record{}, fmt.Errorf("ledger: new origin: %w", err)

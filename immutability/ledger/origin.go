@@ -42,7 +42,8 @@ type Origin struct {
 	// this ledger's own key.
 	Lost Head   `json:"lost"`
 	Note string `json:"note"`
-	// Quorum are the signatures of the people who agreed: none in this release, which the record says by being empty.
+	// Quorum is what the people agreed to: the request as it was signed, byte by byte, then the SSHSIG blobs over it in base64.
+	// Empty where the vault had no people in force: whoever could run a command as the keeper's user decided alone.
 	Quorum []string `json:"quorum"`
 	By     string   `json:"by"`
 	Reason string   `json:"reason"`

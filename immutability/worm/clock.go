@@ -1,6 +1,8 @@
 package worm
 
 import (
+	"context"
+	"errors"
 	"time"
 
 	"github.com/holdfast-vault/holdfast/immutability/clock"
@@ -53,7 +55,7 @@ func (s *Store) noteClock(quiet bool) error {
 }
 
 // Tick reads the clock and records what happened to it: the wall clock moved, expiry stopped or goes on, or a day of running
-// time passed in which nothing else was recorded. A daemon calls it about once an hour; every change of the vault does the
+// time passed in which nothing else was recorded. It also carries out the requests that are due. A daemon calls it about once an hour; every change of the vault does the
 // same. On return without an error what is told is on the medium.
 func (s *Store) Tick() error {
 	if s.readOnly {
@@ -68,7 +70,8 @@ func (s *Store) Tick() error {
 		return nil // which everything else tells: running time is counted, and nothing is recorded
 	}
 	s.flush()
-	return s.noteClock(true)
+	_, err := s.carry(context.Background())
+	return errors.Join(err, s.noteClock(true))
 }
 
 // ClockReport is what the clocks say at this moment, for people and for metrics.

@@ -31,7 +31,7 @@ type Snapshot struct {
 	Lock                       ledger.Lock // the strongest that runs; its duration is that of the lock that ends last
 	LockedUntil                time.Time   // by the wall clock, if the machine stays on
 	Locked                     bool
-	Holds                      []Hold // each keeps it for ever; the slice is the store's
+	Holds                      []Hold // each keeps it until a quorum ends it; the slice is the store's
 	// Err says why the manifest cannot be read; Head is empty then.
 	Err error
 }

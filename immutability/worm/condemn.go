@@ -73,6 +73,7 @@ func (s *Store) Condemn(ctx context.Context) (snapshots, packs int, err error) {
 	}
 	s.write.Lock()
 	defer s.write.Unlock()
+	_, _ = s.carry(ctx) // what cannot be recorded now is due the next time
 	now, err := s.clock.Now()
 	if err != nil {
 		return 0, 0, err
@@ -98,6 +99,7 @@ func (s *Store) Sweep(ctx context.Context) (PruneReport, error) {
 	s.write.Lock()
 	defer s.write.Unlock()
 	s.flush()
+	_, _ = s.carry(ctx)
 	s.sweep()
 	p, err := s.plan(ctx)
 	if err != nil {

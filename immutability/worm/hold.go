@@ -16,17 +16,18 @@ const (
 	// ByMax and ReasonMax bound in bytes what a record says of who asked and why.
 	ByMax     = 256
 	ReasonMax = 1024
-	// holdsMax bounds the holds of one snapshot: one keeps it for ever already, and each is a record.
+	// holdsMax bounds the holds of one snapshot: one keeps it already, and each is a record.
 	holdsMax = 100
 )
 
-// Hold keeps a snapshot for ever. One person places it; nothing here takes it away.
+// Hold keeps a snapshot until a quorum ends it. One person places it.
 type Hold struct {
+	Seq        uint64 // number of its record, by which a request to release names it
 	At         clock.Stamp
 	Reason, By string
 }
 
-// Hold places a hold on a snapshot. On return it is in the ledger. One of the same reason by the same person is placed once,
+// Hold places a hold on a snapshot, which only a request of several people ends. On return it is in the ledger. One of the same reason by the same person is placed once,
 // so that a hold of which it is not known whether it was placed can be asked for again.
 func (s *Store) Hold(ctx context.Context, id, reason, by string) (Snapshot, error) {
 	if err := s.writable(); err != nil {
@@ -54,7 +55,7 @@ func (s *Store) Hold(ctx context.Context, id, reason, by string) (Snapshot, erro
 		}
 	}
 	if len(have) >= holdsMax {
-		return Snapshot{}, fmt.Errorf("snapshot %s is held %d times, and is kept for ever by any one of them: no further hold is recorded", id, len(have))
+		return Snapshot{}, fmt.Errorf("snapshot %s is held %d times, and is kept by any one of them until a quorum ends it: no further hold is recorded", id, len(have))
 	}
 	if _, err := s.append(ledger.Record{Kind: ledger.KindHold, Hold: &ledger.Hold{Snapshot: id, Reason: reason, By: by}}); err != nil {
 		return Snapshot{}, fmt.Errorf("snapshot %s: hold: %w", id, err)
@@ -99,7 +100,7 @@ func held(holds []Hold) string {
 	if n := len(holds) - 1; n > 0 {
 		more = fmt.Sprintf(", and %d more", n)
 	}
-	return fmt.Sprintf("it is held%s since %s (%q%s), and a hold has no end", who, h.At.Wall.UTC().Format(time.RFC3339), h.Reason, more)
+	return fmt.Sprintf("it is held%s since %s (%q%s), and only a quorum ends a hold", who, h.At.Wall.UTC().Format(time.RFC3339), h.Reason, more)
 }
 
 // LockInfo is one lock of a snapshot.
@@ -112,6 +113,7 @@ type LockInfo struct {
 	// more) does. The lock runs while one of them is above nought.
 	WallLeft, RunningLeft time.Duration
 	Running               bool
+	Ended                 time.Time // when a quorum ended it, by the wall clock; zero if none did
 }
 
 // Locks lists the locks of a snapshot, oldest first, and those that have run too.
@@ -130,6 +132,9 @@ func (s *Store) Locks(id string) ([]LockInfo, error) {
 			Lock: g.lock, Since: g.at, By: g.by, Until: g.until(now), Running: g.running(now),
 			WallLeft:    max(g.at.Wall.Add(g.duration()).Sub(now.Wall), 0),
 			RunningLeft: max(g.duration()-time.Duration(max(now.Running-g.at.Running, g.seen))*time.Second, 0),
+		}
+		if !g.ended.IsZero() {
+			out[i].WallLeft, out[i].RunningLeft, out[i].Ended = 0, 0, g.ended.Wall
 		}
 	}
 	return out, nil

@@ -24,6 +24,8 @@ type grant struct {
 	by   string // who asked for it later; "" at the commit
 	seq  uint64 // number of the record that gave it
 	seen int64  // seconds that witnesses saw pass since: see Store.seen
+	// ended is the moment at which a quorum ended it, zero if none did. It happens to governance locks alone.
+	ended clock.Stamp
 }
 
 func (g grant) duration() time.Duration {
@@ -33,16 +35,19 @@ func (g grant) duration() time.Duration {
 // running says whether the lock has not run yet. One of a mode that this release does not know never has: nobody here can
 // tell what it promises.
 func (g grant) running(now clock.Stamp) bool {
-	return !g.lock.Mode.Valid() || !clock.ElapsedWitnessed(g.at, now, g.duration(), g.seen)
+	return g.ended.IsZero() && (!g.lock.Mode.Valid() || !clock.ElapsedWitnessed(g.at, now, g.duration(), g.seen))
 }
 
-// until estimates on the wall clock when the lock has run by both rules, if the machine stays on.
+// until estimates on the wall clock when the lock has run by both rules, if the machine stays on, or was ended.
 func (g grant) until(now clock.Stamp) time.Time {
 	end := g.at.Wall.Add(g.duration())
 	if left := g.duration() - time.Duration(max(now.Running-g.at.Running, g.seen))*time.Second; left > 0 {
 		if byRunning := now.Wall.Add(left); byRunning.After(end) {
 			end = byRunning
 		}
+	}
+	if !g.ended.IsZero() && g.ended.Wall.Before(end) {
+		end = g.ended.Wall
 	}
 	return end.UTC()
 }

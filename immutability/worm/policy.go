@@ -83,7 +83,7 @@ func (s *Store) Policy() ledger.Policy {
 
 // Adopt compares what somebody configured with the policy in force. What is tighter is in force on return, by a record in the
 // ledger; so is what takes back a change of the last 72 hours. What is looser is refused and waits for a quorum: it is
-// returned, and kept for Refused. What is not said stays. by says for the record where it came from. A record that is cut by
+// returned, and kept for Refused. While the vault is secured nothing is followed. What is not said stays. by says for the record where it came from. A record that is cut by
 // a crash applies whole or not at all.
 func (s *Store) Adopt(ctx context.Context, said policy.Policy, by string) (changed bool, refused []policy.Refusal, err error) {
 	if err := s.writable(); err != nil {
@@ -131,11 +131,17 @@ func (s *Store) Weigh(said policy.Policy) (next ledger.Policy, refused []policy.
 }
 
 func (s *Store) weigh(said policy.Policy, now clock.Stamp) (ledger.Policy, []policy.Refusal) {
+	secured := s.secured()
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return policy.Tighten(s.state.policy(), s.state.cooling(now), said, func(source string) bool {
+	inForce := s.state.policy()
+	next, refused := policy.Tighten(inForce, s.state.cooling(now), said, func(source string) bool {
 		return s.state.sources[source].snapshot == ""
 	})
+	if secured != "" && !reflect.DeepEqual(next, inForce) {
+		return inForce, append(refused, policy.Refusal{Member: "policy", InForce: "as it is", Said: "the proposal", Why: secured})
+	}
+	return next, refused
 }
 
 // Refused gives what the newest Adopt of this process did not follow.

@@ -56,6 +56,7 @@ func (s *Store) Prune(ctx context.Context, dry bool) (PruneReport, error) {
 	defer s.write.Unlock()
 	if !dry {
 		s.flush()
+		_, _ = s.carry(ctx) // what cannot be recorded now is due the next time
 		s.sweep()
 	}
 	p, err := s.plan(ctx)
@@ -125,6 +126,12 @@ func (s *Store) halt() string {
 		return err.Error()
 	}
 	if why := haltFor(s.ledger.Unknown()); why != "" {
+		return why
+	}
+	if why := s.strangeRequest(); why != "" {
+		return why
+	}
+	if why := s.secured(); why != "" {
 		return why
 	}
 	if d := s.ledger.Damages(); len(d) > 0 { // opened for reading only

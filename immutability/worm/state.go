@@ -38,6 +38,13 @@ type state struct {
 	removed   map[string]uint64         // files that an intent names, with its number
 	maxPack   uint32                    // highest pack number that a record names
 
+	people   *namedPeople    // nil as long as nobody is named
+	requests []*requestState // all that were ever brought, oldest first
+	brought  map[string]bool // their IDs and nonces, and those of origins
+	unread   map[string]bool // requests of a later release, by ID
+	strange  string          // one of these that was carried out
+	secure   *securedState   // nil while nothing is secured
+
 	newestCommit uint64 // number of the newest record that committed
 	seen         sightings
 }
@@ -65,8 +72,10 @@ type snapshotState struct {
 	at     clock.Stamp
 	grants []grant
 	holds  []Hold
-	swept  bool
-	head   *reliance.Head // nil until it was read and verified
+	// released says that a quorum ended its locks, and that nobody locked or held it since: keep rules do not want it.
+	released bool
+	swept    bool
+	head     *reliance.Head // nil until it was read and verified
 }
 
 type sourceState struct{ label, snapshot string }
@@ -83,6 +92,7 @@ func newState() *state {
 		byID: map[string]*snapshotState{}, sources: map[string]sourceState{}, sessions: map[string]*sessionState{},
 		spent: map[string][]spending{}, heads: map[string][]spending{},
 		intents: map[uint64]*ledger.Intent{}, removed: map[string]uint64{},
+		brought: map[string]bool{}, unread: map[string]bool{},
 	}
 }
 
@@ -110,11 +120,13 @@ func (st *state) apply(r ledger.Record) {
 	case ledger.KindExtend:
 		if s := st.byID[r.Extend.Snapshot]; s != nil {
 			s.grants = append(s.grants, grant{at: r.At, lock: r.Extend.Lock, by: r.Extend.By, seq: r.Seq})
+			s.released = false
 			st.seen.granted(r.Seq)
 		}
 	case ledger.KindHold:
 		if s := st.byID[r.Hold.Snapshot]; s != nil {
-			s.holds = append(s.holds, Hold{At: r.At, Reason: r.Hold.Reason, By: r.Hold.By})
+			s.holds = append(s.holds, Hold{Seq: r.Seq, At: r.At, Reason: r.Hold.Reason, By: r.Hold.By})
+			s.released = false
 		}
 	case ledger.KindPolicy:
 		st.applyPolicy(r.Policy.Policy, r.At)
@@ -124,6 +136,18 @@ func (st *state) apply(r ledger.Record) {
 		delete(st.intents, r.Done.Intent)
 	case ledger.KindWitnessed:
 		st.seen.apply(r)
+	case ledger.KindPeople:
+		st.applyPeople(r)
+	case ledger.KindRequest:
+		st.applyRequest(r)
+	case ledger.KindVeto:
+		st.applyVeto(r)
+	case ledger.KindCarried:
+		st.applyCarried(r)
+	case ledger.KindSecure:
+		st.applySecure(r)
+	case ledger.KindOrigin:
+		st.applyOrigin(r)
 	}
 }
 

@@ -294,39 +294,3 @@ func quorumTime(w *ledger.Witnessed) time.Time {
 	slices.Sort(times)
 	return time.Unix(times[len(times)-w.Quorum], 0).UTC()
 }
-
-// BeginOrigin lets a store whose ledger is behind what it signed go on under another origin, from what it holds: what the
-// ledger had more, and somebody remembers, is given up. saved is a checkpoint that shows it, nil if the store knows of one.
-// root is the root of the records that are here, typed by the person who decides; by and reason stand in the record, which
-// says that no quorum signed it. See ledger.BeginOrigin.
-func (s *Store) BeginOrigin(ctx context.Context, saved []byte, root, by, reason string) (ledger.Record, error) {
-	if s.readOnly {
-		return ledger.Record{}, ErrReadOnly
-	}
-	s.write.Lock()
-	defer s.write.Unlock()
-	if err := ctx.Err(); err != nil {
-		return ledger.Record{}, err
-	}
-	if saved != nil {
-		if err := s.ledger.Remember(saved); err == nil {
-			return ledger.Record{}, errors.New("the ledger extends that checkpoint: nothing is lost, and it goes on under its origin")
-		} else if !errors.Is(err, ledger.ErrBehind) {
-			return ledger.Record{}, err
-		}
-	}
-	now, err := s.clock.Now()
-	if err != nil {
-		return ledger.Record{}, err
-	}
-	r, err := s.ledger.BeginOrigin(now, root, by, reason)
-	if err != nil {
-		return ledger.Record{}, err
-	}
-	s.mu.Lock()
-	s.state.apply(r)
-	s.mu.Unlock()
-	s.clock.Follow(r.Seq + 1)
-	s.flush()
-	return r, nil
-}
