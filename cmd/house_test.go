@@ -34,7 +34,6 @@ var rooms = []arrow{
 	{"immutability/worm", "immutability/reliance", "which packs a snapshot relies on stands in its open head"},
 	{"immutability/worm", "immutability/retention", "what may go is a rule of its own, apart from the power to remove"},
 	{"immutability/worm", "immutability/clock", "locks run by the clock"},
-	{"immutability/worm", "immutability/quorum", "who agreed to forget faster is a rule of its own, apart from the power to remove"},
 	{"immutability/worm", "immutability/audit", "what witnesses said is verified by code that makes nothing"},
 	{"immutability/worm", "immutability/durable", "files"},
 	{"immutability/keeper", "immutability/policy", "a mirror tells what of a proposal is not followed"},

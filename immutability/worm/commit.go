@@ -32,6 +32,8 @@ type Snapshot struct {
 	LockedUntil                time.Time   // by the wall clock, if the machine stays on
 	Locked                     bool
 	Holds                      []Hold // each keeps it until a quorum ends it; the slice is the store's
+	// Released says that a quorum ended its locks, and that nobody locked or held it since.
+	Released bool
 	// Err says why the manifest cannot be read; Head is empty then.
 	Err error
 }
@@ -347,7 +349,7 @@ func (s *Store) describe(snap *snapshotState, now clock.Stamp) Snapshot {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	out.Lock, out.LockedUntil, out.Locked = strongest(s.seen(snap.grants), now)
-	out.Holds = slices.Clip(snap.holds)
+	out.Holds, out.Released = slices.Clip(snap.holds), snap.released
 	return out
 }
 

@@ -33,7 +33,7 @@ func (s *Store) history(ctx context.Context, now clock.Stamp) (h retention.Histo
 			ID: d.ID, Source: d.Source, Label: d.Label, Committed: snap.at.Wall,
 			Complete: snap.State == reliance.Complete, Clean: snap.Clean, Unknown: d.Err != nil,
 			Locked: d.Locked, LockMode: string(d.Lock.Mode), LockedUntil: d.LockedUntil,
-			Held: held(d.Holds),
+			Held: held(d.Holds), Released: d.Released,
 		}
 		h.Snapshots[i].LockEnds, h.Snapshots[i].Endless = s.lockEnds(snap, now)
 		if d.Err != nil && unreadable == nil {
