@@ -32,6 +32,7 @@ type Store interface {
 	auditor
 	inspector
 	remover
+	stocktaker
 	clockReader
 	prober
 	governor
@@ -112,6 +113,12 @@ type inspector interface {
 
 type remover interface {
 	Prune(ctx context.Context, dry bool) (worm.PruneReport, error)
+}
+
+// stocktaker tells of everything that decides what may go.
+type stocktaker interface {
+	Inventory(ctx context.Context) (worm.Inventory, error)
+	PlaceOf(file string) worm.Place
 }
 
 type clockReader interface {

@@ -11,6 +11,7 @@ import (
 	"github.com/dustin/go-humanize"
 	"github.com/spf13/pflag"
 
+	"github.com/holdfast-vault/holdfast/immutability/retention"
 	"github.com/holdfast-vault/holdfast/vault"
 )
 
@@ -112,43 +113,59 @@ func reportCheck(c *call, rep *vault.CheckReport) error {
 
 func verbPrune() *verb {
 	return &verb{
-		use: "prune [--dry-run]", short: "Remove what may go, and say why the rest stays", access: writeAccess,
-		long: `Remove snapshots whose lock has run out, and then the packs that nothing relies on any more.
-The newest complete snapshot of a source never goes. What is locked is refused, until when and why.
-With a keeper it takes two runs, a day apart: the first marks, the second removes what is marked.`,
+		use: "prune [--dry-run | --simulate DURATION]", short: "Remove what may go, and say why the rest stays", access: writeAccess,
+		looks: func(f *pflag.FlagSet) bool { return f.Changed("dry-run") || f.Changed("simulate") },
+		long: `Remove snapshots whose lock has run out and that no keep rule wants, and then the packs that nothing
+relies on any more. The newest complete snapshot of a source never goes. What stays is listed with every
+reason for it. It takes two runs, more than a day apart: the first marks what may go, in the ledger, and
+the second removes what is marked and may still go.
+
+--dry-run and --simulate change nothing and need no write access. --simulate plays the policy in force
+forward and says what would go on which day, what comes back, and what is kept at the end. Each source is
+taken to go on as it did lately: pulled as often, each pull storing as much, of which it grows by as much,
+and the rest being replaced by the next pull; one that has been silent for long brings nothing. With
+--no-pulls nothing new comes: then it is what happens if the machine stays on, a prune runs every day and
+nobody changes anything.`,
 		flags: func(fs *pflag.FlagSet) {
 			jsonFlag(fs)
 			fs.Bool("dry-run", false, "only say what would go")
+			fs.String("simulate", "", "play the policy forward for this `DURATION`, for example 365d")
+			fs.Bool("no-pulls", false, "with --simulate: nothing new comes")
 		},
 		run: func(ctx context.Context, c *call) error {
-			dry := c.bool("dry-run")
-			names := map[string]string{}
-			all, err := c.view.v.Snapshots(ctx)
-			if err != nil {
-				return err
+			if c.string("simulate") != "" {
+				return runSimulate(ctx, c)
 			}
-			for _, s := range all {
-				names[s.ID] = s.Source + "@" + s.Label
+			if c.bool("no-pulls") {
+				return usage("prune: --no-pulls goes with --simulate DURATION")
 			}
-			rep, err := c.view.v.Prune(ctx, dry)
-			if errors.Is(err, vault.ErrKeeperGone) {
-				return fmt.Errorf("prune: %w", err)
-			}
-			if err != nil {
-				return fmt.Errorf("prune: %w; see: holdfast check", err)
-			}
-			j := pruneJSON{DryRun: dry, Snapshots: []decisionJSON{}, Packs: len(rep.Packs), Bytes: uint64(rep.Bytes), MarkedSnapshots: rep.MarkedSnapshots, MarkedPacks: rep.MarkedPacks}
-			for _, d := range rep.Decisions {
-				dj := decisionJSON{Snapshot: names[d.ID], ID: d.ID, Goes: d.Go, Why: d.Why}
-				if !d.Until.IsZero() {
-					u := d.Until.UTC()
-					dj.Until = &u
-				}
-				j.Snapshots = append(j.Snapshots, dj)
-			}
-			return reportPrune(c, j)
+			return runPrune(ctx, c)
 		},
 	}
+}
+
+func runPrune(ctx context.Context, c *call) error {
+	dry := c.bool("dry-run")
+	names := map[string]string{}
+	all, err := c.view.v.Snapshots(ctx)
+	if err != nil {
+		return err
+	}
+	for _, s := range all {
+		names[s.ID] = s.Source + "@" + s.Label
+	}
+	rep, err := c.view.v.Prune(ctx, dry)
+	if errors.Is(err, vault.ErrKeeperGone) {
+		return fmt.Errorf("prune: %w", err)
+	}
+	if err != nil {
+		return fmt.Errorf("prune: %w; see: holdfast check", err)
+	}
+	j := pruneJSON{DryRun: dry, Snapshots: []decisionJSON{}, Packs: len(rep.Packs), Bytes: uint64(rep.Bytes), MarkedSnapshots: rep.MarkedSnapshots, MarkedPacks: rep.MarkedPacks}
+	for _, d := range rep.Decisions {
+		j.Snapshots = append(j.Snapshots, newDecisionJSON(names[d.ID], d))
+	}
+	return reportPrune(c, j)
 }
 
 type decisionJSON struct {
@@ -157,6 +174,29 @@ type decisionJSON struct {
 	Goes     bool       `json:"goes"`
 	Why      string     `json:"why"`
 	Until    *time.Time `json:"until,omitempty"`
+	// Reasons are all for which it stays, Why is the first of them.
+	Reasons []reasonJSON `json:"reasons"`
+	// Earliest is a time before which nothing but several people's consent lets it go; it is marked for a day then. Left out where
+	// only they ever do.
+	Earliest *time.Time `json:"earliest,omitempty"`
+}
+
+func newDecisionJSON(name string, d retention.Decision) decisionJSON {
+	return decisionJSON{
+		Snapshot: name, ID: d.ID, Goes: d.Go, Why: d.Why, Until: known(d.Until), Reasons: reasonsJSON(d.Reasons), Earliest: known(d.Earliest),
+	}
+}
+
+// reasons says all of them in a line.
+func (d *decisionJSON) reasons() string {
+	if d.Goes || len(d.Reasons) == 0 {
+		return d.Why
+	}
+	texts := make([]string, len(d.Reasons))
+	for i, r := range d.Reasons {
+		texts[i] = r.Text
+	}
+	return strings.Join(texts, "; ")
 }
 
 type pruneJSON struct {
@@ -164,7 +204,7 @@ type pruneJSON struct {
 	Snapshots []decisionJSON `json:"snapshots"`
 	Packs     int            `json:"packs"`
 	Bytes     uint64         `json:"bytes"`
-	// Newly marked by a keeper, which removes what was marked a day before.
+	// Newly marked, to be removed by a run more than a day later.
 	MarkedSnapshots int `json:"marked_snapshots,omitempty"`
 	MarkedPacks     int `json:"marked_packs,omitempty"`
 }
@@ -181,7 +221,7 @@ func reportPrune(c *call, j pruneJSON) error {
 			word = "goes"
 			gone++
 		}
-		fmt.Fprintf(t, "%s\t%s\t%s\n", d.Snapshot, word, strings.ReplaceAll(d.Why, "\t", " "))
+		fmt.Fprintf(t, "%s\t%s\t%s\n", d.Snapshot, word, printable(d.reasons()))
 	}
 	if err := t.Flush(); err != nil {
 		return err
@@ -191,11 +231,11 @@ func reportPrune(c *call, j pruneJSON) error {
 		verb = "Would remove"
 	}
 	_, err := fmt.Fprintf(c.out, "%s %d of %d snapshots and %d packs, %s.\n", verb, gone, len(j.Snapshots), j.Packs, humanize.IBytes(j.Bytes))
-	if err == nil && j.DryRun && c.view.v.Kept() && gone+j.Packs > 0 {
-		_, err = fmt.Fprintln(c.out, "The keeper takes two runs over it: one marks them, and one a day later removes them.")
+	if err == nil && j.DryRun && gone+j.Packs > 0 {
+		_, err = fmt.Fprintln(c.out, "It takes two runs: one marks them, and one more than a day later removes them.")
 	}
 	if err == nil && j.MarkedSnapshots+j.MarkedPacks > 0 {
-		_, err = fmt.Fprintf(c.out, "Marked %d snapshots and %d packs: a prune that runs a day from now removes them, unless something keeps them by then.\n", j.MarkedSnapshots, j.MarkedPacks)
+		_, err = fmt.Fprintf(c.out, "Marked %d snapshots and %d packs: a prune that runs more than a day from now removes them, unless something keeps them by then.\n", j.MarkedSnapshots, j.MarkedPacks)
 	}
 	return err
 }

@@ -15,7 +15,7 @@ import (
 func verbs() []*verb {
 	return []*verb{
 		verbSnapshots(), verbShow(), verbLs(), verbCat(), verbTar(), verbDiff(),
-		verbPull(), verbCheck(), verbPrune(), verbIndexRebuild(),
+		verbPull(), verbCheck(), verbPrune(), verbExplain(), verbUsage(), verbIndexRebuild(),
 		verbLock(), verbLockShow(), verbHoldAdd(), verbHoldList(), verbHoldRemove(),
 		verbCheckpoint(), verbProve(), verbConsistency(), verbCosign(), verbOrigin(),
 	}
@@ -50,7 +50,7 @@ and gives them back. Production holds no credential for the vault.
 	root.AddGroup(&cobra.Group{ID: "keep", Title: "Keep:"}, &cobra.Group{ID: "back", Title: "Give back:"}, &cobra.Group{ID: "care", Title: "Take care:"})
 	group := map[string]string{
 		"snapshots": "back", "show": "back", "ls": "back", "cat": "back", "tar": "back", "diff": "back",
-		"pull": "keep", "lock": "keep", "check": "care", "prune": "care",
+		"pull": "keep", "lock": "keep", "check": "care", "prune": "care", "explain": "care", "usage": "care",
 	}
 	for _, v := range verbs() {
 		parent := root

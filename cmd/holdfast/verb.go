@@ -28,8 +28,10 @@ type verb struct {
 	min, max         int // positional arguments; max < 0 means any number
 	access           access
 	lookAnyway       bool // if the vault cannot be opened for writing, it is opened for reading
-	door             bool // offered to users at the door, not only to the local command line
-	flags            func(*pflag.FlagSet)
+	// looks says of flags that with them it only reads, beside any other process, whatever access says.
+	looks func(*pflag.FlagSet) bool
+	door  bool // offered to users at the door, not only to the local command line
+	flags func(*pflag.FlagSet)
 	// prepare runs where the user is, before the arguments travel: it makes paths absolute, and reads small files of the
 	// user's. It gives the arguments that travel.
 	prepare func(fs *pflag.FlagSet, args []string) ([]string, error)
@@ -107,7 +109,12 @@ func (v *verb) cobra(a *app) *cobra.Command {
 					return err
 				}
 			}
-			return a.runVerb(c.Context(), v, verbArgs(v, c.Flags(), args))
+			run := v
+			if v.looks != nil && v.looks(c.Flags()) {
+				reads := *v
+				reads.access, run = readAccess, &reads
+			}
+			return a.runVerb(c.Context(), run, verbArgs(v, c.Flags(), args))
 		},
 	}
 	if v.flags != nil {

@@ -54,6 +54,7 @@ type Mirror struct {
 // reading is what the mirror answers from its own state, as worm.Store does.
 type reading interface {
 	contents
+	PlaceOf(file string) worm.Place
 	packReading
 	verdicts
 }

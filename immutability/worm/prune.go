@@ -96,14 +96,8 @@ func (s *Store) plan(ctx context.Context) (plan, error) {
 	if err != nil {
 		return plan{}, err
 	}
-	p := plan{report: PruneReport{Decisions: retention.Decide(h)}, sums: map[uint32]string{}}
+	p := plan{report: PruneReport{Decisions: decided(h, unreadable)}, sums: map[uint32]string{}}
 	if unreadable != nil {
-		for i := range p.report.Decisions {
-			if d := &p.report.Decisions[i]; d.Go {
-				d.Go, d.Why = false, unreadable.Error()
-				d.Reasons = []retention.Reason{{Rule: retention.RuleUnreadable, Text: d.Why}}
-			}
-		}
 		return p, unreadable
 	}
 	for _, d := range p.report.Decisions {
@@ -115,6 +109,18 @@ func (s *Store) plan(ctx context.Context) (plan, error) {
 		return p, nil
 	}
 	return p, s.planFiles(&p, now)
+}
+
+// decided is what the rules say, while nothing is unreadable: then nothing goes.
+func decided(h retention.History, unreadable error) []retention.Decision {
+	all := retention.Decide(h)
+	for i := range all {
+		if d := &all[i]; unreadable != nil && d.Go {
+			d.Go, d.Why = false, unreadable.Error()
+			d.Reasons = []retention.Reason{{Rule: retention.RuleUnreadable, Text: d.Why}}
+		}
+	}
+	return all
 }
 
 // halt says why nothing may be removed at all, or "".

@@ -1,0 +1,135 @@
+package vault
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/RoaringBitmap/roaring/v2"
+
+	"github.com/holdfast-vault/holdfast/immutability/clock"
+	"github.com/holdfast-vault/holdfast/immutability/retention"
+	"github.com/holdfast-vault/holdfast/immutability/worm"
+)
+
+// Explanation says of one snapshot why it is kept, and what would come free with it.
+type Explanation struct {
+	Now      clock.Stamp
+	Snapshot worm.Inventoried
+	// Decision is what prune decides by.
+	Decision retention.Decision
+	// Packs is how many packs it names, and PackBytes what they take.
+	Packs     uint64
+	PackBytes uint64
+	// Alone is how many packs nobody else names: no other snapshot, no session that may go on, and no claim of this process. They take
+	// AloneBytes, which come free when this snapshot goes and no other, together with its manifest.
+	Alone      uint64
+	AloneBytes uint64
+	// Quiet is the moment from which it may go if from now on nothing is committed, locked or held, no policy changes, no clock
+	// is set and this machine stays on. It is exact to the second, and Decision.Earliest is never after it. Zero where it then
+	// stays for good.
+	Quiet time.Time
+}
+
+// MarkedFor is how long something stands marked, by the wall clock and by running time, before a prune removes it.
+const MarkedFor = 24 * time.Hour
+
+// Leaves is the earliest moment at which a prune could remove it, zero where only several people can make it go: what may go is
+// marked first, and removed a day later.
+func (e *Explanation) Leaves() time.Time {
+	switch m := e.Snapshot.Marked; {
+	case e.Decision.Never:
+		return time.Time{}
+	case e.Decision.Go && !m.IsZero():
+		return later(m.Wall.Add(MarkedFor), e.Now.Wall).UTC()
+	}
+	return later(e.Decision.Earliest, e.Now.Wall).Add(MarkedFor).UTC()
+}
+
+func later(a, b time.Time) time.Time {
+	if b.After(a) {
+		return b
+	}
+	return a
+}
+
+// Explain looks at one snapshot, whose ID must be whole; worm.ErrNoSnapshot where there is none. It decides nothing and needs no key.
+func (v *Vault) Explain(ctx context.Context, id string) (Explanation, error) {
+	inv, err := v.store.Inventory(ctx)
+	if err != nil {
+		return Explanation{}, err
+	}
+	for i := range inv.Snapshots {
+		if inv.Snapshots[i].ID == id {
+			return explain(&inv, i), nil
+		}
+	}
+	return Explanation{}, fmt.Errorf("snapshot %s: %w", id, worm.ErrNoSnapshot)
+}
+
+func explain(inv *worm.Inventory, at int) Explanation {
+	e := Explanation{Now: inv.Now, Snapshot: inv.Snapshots[at], Decision: inv.Decisions[at], Quiet: quiet(inv, at)}
+	if e.Snapshot.Packs == nil {
+		return e
+	}
+	others := roaring.New()
+	for i := range inv.Snapshots {
+		if i != at && inv.Snapshots[i].Packs != nil {
+			others.Or(inv.Snapshots[i].Packs)
+		}
+	}
+	for i := range inv.Packs {
+		p := &inv.Packs[i]
+		if !e.Snapshot.Packs.Contains(p.Number) {
+			continue
+		}
+		e.Packs++
+		e.PackBytes += uint64(p.Bytes)
+		if !others.Contains(p.Number) && p.SessionFor == 0 && !p.Claimed {
+			e.Alone++
+			e.AloneBytes += uint64(p.Bytes)
+		}
+	}
+	return e
+}
+
+// quiet is when a snapshot may go if nothing new happens. Only the ends of locks change anything then, and what may go once
+// may go for good: what loses its lock later is only ever newer, or takes the place of what is newer.
+func quiet(inv *worm.Inventory, at int) time.Time {
+	h := inv.History
+	h.Halt, h.Least, h.Snapshots = "", nil, nil
+	var lockedFor []time.Duration
+	place := 0
+	for i := range inv.Snapshots {
+		if inv.Snapshots[i].Source != inv.Snapshots[at].Source {
+			continue // rules never look at other sources
+		}
+		if i == at {
+			place = len(h.Snapshots)
+		}
+		h.Snapshots = append(h.Snapshots, inv.History.Snapshots[i])
+		lockedFor = append(lockedFor, inv.Snapshots[i].LockedFor)
+	}
+	goes := func(after time.Duration) bool {
+		then := h
+		then.Snapshots = slices.Clone(h.Snapshots)
+		for i := range then.Snapshots {
+			then.Snapshots[i].Locked = lockedFor[i] < 0 || after < lockedFor[i]
+		}
+		return retention.Decide(then)[place].Go
+	}
+	ends := slices.Clone(lockedFor)
+	slices.Sort(ends)
+	ends = slices.Compact(append([]time.Duration{0}, slices.DeleteFunc(ends, func(d time.Duration) bool { return d <= 0 })...))
+	n, _ := slices.BinarySearchFunc(ends, true, func(d time.Duration, _ bool) int {
+		if goes(d) {
+			return 0
+		}
+		return -1
+	})
+	if n == len(ends) {
+		return time.Time{}
+	}
+	return inv.Now.Wall.Add(ends[n]).UTC()
+}
