@@ -48,6 +48,11 @@ var rooms = []arrow{
 	{"immutability/fsck", "immutability/audit", "checkpoints and tree hashes are read by the code that shares nothing with their writer"},
 	{"immutability/fsck", "immutability/reliance", "which packs a snapshot relies on stands in its open head"},
 	{"immutability/clock", "immutability/durable", "the credited running time is kept in a file"},
+	{"immutability/move", "immutability/worm", "the store of the old place finishes what was interrupted, and the marks that keep writers out are its"},
+	{"immutability/move", "immutability/ledger", "what a move takes along, and with which hash, stands in the ledger"},
+	{"immutability/move", "immutability/clock", "marks carry the time"},
+	{"immutability/move", "immutability/durable", "files"},
+	{"immutability/move", "immutability/fsck", "a new place is looked at by code that shares nothing with its writer"},
 
 	{"vault", "vault/chunk", "a session cuts and names chunks"},
 	{"vault", "vault/index", "a session asks what is known"},

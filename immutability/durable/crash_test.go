@@ -268,6 +268,28 @@ func scenarios() []scenario {
 			return expect(d, "a", oldText, newText)
 		},
 		log: "create in/a.tmp, write in/a.tmp, sync in/a.tmp, flags . -i, rename in/a.tmp a, flags . +i, syncdir ., syncdir in",
+	}, {
+		name: "RemoveGuarded",
+		setup: func(d durable.Disk) error {
+			return errors.Join(plant(d, "a", oldText), plant(d, "b", oldText), d.(durable.GuardedDisk).SetFlags(".", durable.Immutable, 0), d.SyncDir("."))
+		},
+		run: func(d durable.Disk) error {
+			err := durable.RemoveGuarded(d.(durable.GuardedDisk), "a")
+			if errors.Is(err, fs.ErrNotExist) {
+				return nil // durably absent
+			}
+			return err
+		},
+		holds: func(d durable.Disk, acknowledged bool) error {
+			if acknowledged {
+				if f := flags(d, "."); f != durable.Immutable {
+					return fmt.Errorf("acknowledged, and the directory has the flags %q", f)
+				}
+				return errors.Join(expect(d, "a", absent), expect(d, "b", oldText))
+			}
+			return errors.Join(expect(d, "a", oldText, absent), expect(d, "b", oldText))
+		},
+		log: "flags . -i, remove a, flags . +i, syncdir .",
 	}}
 }
 

@@ -97,3 +97,26 @@ func ReplaceGuarded(d GuardedDisk, tmp, name string, data []byte, perm fs.FileMo
 	}
 	return nil
 }
+
+// RemoveGuarded is Remove for a name in a directory that is immutable, and is so again afterwards. A power cut before it
+// returns may leave the name, and the directory perhaps without its flag, which whoever starts sets. An absent name is
+// fs.ErrNotExist, and durably absent.
+func RemoveGuarded(d GuardedDisk, name string) error {
+	dir := path.Dir(name)
+	if err := d.SetFlags(dir, 0, Immutable); err != nil {
+		return fmt.Errorf("remove %s: %w", name, err)
+	}
+	// Power fails here: the name, and the directory may be open.
+	err := d.Remove(name)
+	// The flag comes back in any case, and before the sync, which makes both durable.
+	again := setAgain(d, dir, Immutable)
+	// Power fails here: the name may be back.
+	again = errors.Join(again, d.SyncDir(dir))
+	if again != nil && errors.Is(err, fs.ErrNotExist) {
+		err = nil // it is not known to be so after a power cut
+	}
+	if err = errors.Join(err, again); err != nil {
+		return fmt.Errorf("remove %s: %w", name, err)
+	}
+	return nil
+}

@@ -20,6 +20,7 @@ import (
 //	keeper/clock              state of the clock
 //	keeper/lock               who has the vault open for writing: see Lock
 //	incoming/                 packs that grow, manifests on their way
+//	moving, moved             in the way of every writer: the vault moves in here, or has moved out
 //
 // On a guarded disk directories are 0750, but for keeper/, and sealed files 0440: a group may read. Otherwise directories
 // are 0700 and files 0600.

@@ -89,7 +89,8 @@ type Store struct {
 // from being finished waits for the next record or the next Open.
 //
 // A damaged ledger, or one from a newer release, is an error when opened for writing; for reading
-// only, damage is told by Check.
+// only, damage is told by Check. So is a directory that the vault has moved out of (ErrMoved), or is still moving into
+// (ErrMoving).
 func Open(d durable.Disk, src clock.Source, o Options) (*Store, error) {
 	signer, err := prepare(d, o)
 	if err != nil {
@@ -143,6 +144,11 @@ func Open(d durable.Disk, src clock.Source, o Options) (*Store, error) {
 
 // prepare reads the signing key, after a look at whether there is a vault at all.
 func prepare(d durable.Disk, o Options) (signer string, err error) {
+	if !o.ReadOnly {
+		if err := atHome(d); err != nil {
+			return "", err
+		}
+	}
 	if _, err := d.Stat(path.Join(ledgerDir, "000001.jsonl")); errors.Is(err, fs.ErrNotExist) {
 		if entries, lerr := d.ReadDir(ledgerDir); lerr != nil || len(entries) == 0 {
 			return "", fmt.Errorf("there is no ledger: not a vault, or its init was cut short (then remove the directory and init again): %w", err)

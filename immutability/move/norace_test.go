@@ -1,0 +1,5 @@
+//go:build !race
+
+package move
+
+const raceEnabled = false
