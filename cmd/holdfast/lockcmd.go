@@ -25,15 +25,20 @@ only a quorum. A request below the policy's minimum is raised; one above its max
 
 func verbLock() *verb {
 	return &verb{
-		use: "lock SNAPSHOT [--for DURATION] [--mode MODE]", short: "Give a snapshot a further, longer or stronger lock", min: 1, max: 1, access: writeAccess,
+		use: "lock SNAPSHOT|--kept-by RULE [--for DURATION] [--mode MODE]", short: "Give a snapshot a further, longer or stronger lock", max: 1, access: writeAccess,
 		long: `Give a snapshot a further lock, which runs from now. Without --for it is as long as what runs, so
 that --mode compliance alone makes a governance lock one that nobody can end.
+
+With --kept-by RULE [SOURCE], lock everything that the keep rule wants (hourly, daily, weekly, monthly,
+yearly, within, or any), today or once all locks have run. What is locked so already is left alone, and
+so is what is short by less than 30 days (or half of DURATION): a monthly timer may give this command.
 
 ` + neverShorter + "\n\n" + addressHelp,
 		flags: func(f *pflag.FlagSet) {
 			jsonFlag(f)
 			f.String("for", "", "lock from now for this `DURATION`, for example 90d")
 			f.String("mode", "", "lock `MODE`: governance or compliance (default that of what runs)")
+			f.String("kept-by", "", "lock what the keep rule `RULE` wants, of one source or of all")
 			byFlag(f)
 		},
 		prepare: prepareBy,
@@ -63,6 +68,12 @@ func (c *call) whole(ctx context.Context) (worm.Snapshot, error) {
 }
 
 func runLock(ctx context.Context, c *call) error {
+	if c.string("kept-by") != "" {
+		return runLockKept(ctx, c)
+	}
+	if len(c.args) == 0 {
+		return usage("lock: which snapshot? name one, or a keep rule with --kept-by RULE")
+	}
 	if c.string("for") == "" && c.string("mode") == "" {
 		return usage("lock: say for how long with --for DURATION, or --mode compliance for what runs")
 	}
