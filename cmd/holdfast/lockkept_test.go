@@ -16,7 +16,9 @@ func TestAMonthlyTimerFillsTheLedger(t *testing.T) {
 	lock := func(mode ledger.Mode, left time.Duration) worm.LockInfo {
 		return worm.LockInfo{Lock: ledger.Lock{Mode: mode}, WallLeft: left, RunningLeft: left, Running: left > 0}
 	}
-	want := func(mode ledger.Mode, days int64) ledger.Lock { return ledger.Lock{Mode: mode, ForSeconds: days * 86400} }
+	want := func(mode ledger.Mode, days int64) ledger.Lock {
+		return ledger.Lock{Mode: mode, ForSeconds: days * 86400}
+	}
 	for _, x := range []struct {
 		name  string
 		have  []worm.LockInfo
