@@ -17,6 +17,7 @@ import (
 	"github.com/holdfast-vault/holdfast/immutability/ledger"
 	"github.com/holdfast-vault/holdfast/immutability/level"
 	"github.com/holdfast-vault/holdfast/immutability/policy"
+	"github.com/holdfast-vault/holdfast/immutability/quorum"
 	"github.com/holdfast-vault/holdfast/immutability/worm"
 )
 
@@ -36,6 +37,7 @@ type Store interface {
 	clockReader
 	prober
 	governor
+	decider
 	witnessed
 	Close() error
 }
@@ -71,6 +73,18 @@ type governor interface {
 	Locks(id string) ([]worm.LockInfo, error)
 	Hardening() ([]worm.Hardening, error)
 	Budgets() ([]worm.Budget, error)
+}
+
+// decider takes what several people signed, tells of it, and stops it.
+type decider interface {
+	Submit(ctx context.Context, request []byte, signatures [][]byte, by string) (worm.RequestInfo, error)
+	Veto(ctx context.Context, id, reason, by string) (worm.RequestInfo, error)
+	Requests() ([]worm.RequestInfo, error)
+	CarryOut(ctx context.Context) (n int, err error)
+	People() (worm.PeopleInfo, error)
+	AdoptPeople(ctx context.Context, said quorum.People, by string) (changed bool, refused string, err error)
+	Secure(ctx context.Context, reason, by string) error
+	Secured() (worm.Secured, bool)
 }
 
 type witnessed interface {

@@ -72,6 +72,12 @@ func (p *peer) ask(ctx context.Context, k Kind, m body) (body, error) {
 		return p.hold(ctx, m)
 	case *Claim:
 		return p.claim(m)
+	case *Submit:
+		return p.submit(ctx, m)
+	case *Veto:
+		return p.veto(ctx, m)
+	case *Secure:
+		return &Nothing{}, store.Secure(context.WithoutCancel(ctx), m.Reason, m.By)
 	case *Checkpoint:
 		return &Nothing{}, store.Cosigned(context.WithoutCancel(ctx), m.Note)
 	case *NewOrigin:
@@ -96,6 +102,9 @@ func (p *peer) ask(ctx context.Context, k Kind, m body) (body, error) {
 		return &Pending{Files: uint32(store.Settle())}, nil
 	case KindInspect:
 		return p.inspect(ctx), nil
+	case KindDue:
+		n, err := store.CarryOut(context.WithoutCancel(ctx))
+		return &CarriedOut{Requests: uint32(n)}, err
 	}
 	return nil, fmt.Errorf("%w: %v", ErrMalformed, k)
 }
@@ -417,7 +426,7 @@ func failure(err error) *Failure {
 		f.Code = Spent
 	case errors.Is(err, worm.ErrShorter):
 		f.Code = Shorter
-	case errors.Is(err, worm.ErrNoSnapshot), errors.Is(err, worm.ErrNoPack):
+	case errors.Is(err, worm.ErrNoSnapshot), errors.Is(err, worm.ErrNoPack), errors.Is(err, worm.ErrNoRequest):
 		f.Code = Absent
 	case errors.Is(err, durable.ErrWriter), errors.Is(err, errTooMany):
 		f.Code = Busy

@@ -139,6 +139,17 @@ func (c *coder) count(have, limit, size int) int {
 	return int(n)
 }
 
+// blobs is a list of at most most rows.
+func (c *coder) blobs(v *[][]byte, most, limit int) {
+	n := c.count(len(*v), most, 4)
+	if !c.write {
+		*v = make([][]byte, n)
+	}
+	for i := range n {
+		c.blob(&(*v)[i], limit)
+	}
+}
+
 // body is what a message consists of.
 type body interface {
 	// fields gives each field of the body to c, in the order in which they stand.

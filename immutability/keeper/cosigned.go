@@ -6,6 +6,7 @@ import (
 	"fmt"
 
 	"github.com/holdfast-vault/holdfast/immutability/ledger"
+	"github.com/holdfast-vault/holdfast/immutability/quorum"
 	"github.com/holdfast-vault/holdfast/immutability/worm"
 )
 
@@ -24,6 +25,9 @@ type NewOrigin struct {
 	Root   string // base64 root of the records that are here, typed by that person
 	By     string
 	Reason string
+	// Request is what the people in force signed, of action origin, and Signatures theirs; empty in a vault without any.
+	Request    []byte
+	Signatures [][]byte
 }
 
 func (m *NewOrigin) fields(c *coder) {
@@ -31,6 +35,8 @@ func (m *NewOrigin) fields(c *coder) {
 	c.str(&m.Root, sessionMax)
 	c.str(&m.By, byMax)
 	c.str(&m.Reason, byMax)
+	c.blob(&m.Request, quorum.MaxRequest)
+	c.blobs(&m.Signatures, quorum.MostPeople, quorum.MaxSignature)
 }
 
 // Begun is the record that began another origin.
@@ -52,11 +58,18 @@ func (m *Begun) fields(c *coder) {
 var ErrHalted = errors.New("the keeper writes nothing")
 
 func (p *peer) newOrigin(ctx context.Context, m *NewOrigin) (body, error) {
+	store, ctx := p.s.Store(), context.WithoutCancel(ctx)
 	note := m.Note
 	if len(note) == 0 {
 		note = nil
 	}
-	r, err := p.s.Store().BeginOrigin(context.WithoutCancel(ctx), note, m.Root, m.By, m.Reason)
+	begin := func() (ledger.Record, error) { return store.BeginOrigin(ctx, note, m.Root, m.By, m.Reason) }
+	if len(m.Request) > 0 {
+		begin = func() (ledger.Record, error) {
+			return store.BeginOriginSigned(ctx, m.Request, m.Signatures, m.Root, m.By, m.Reason)
+		}
+	}
+	r, err := begin()
 	if err != nil {
 		return nil, err
 	}

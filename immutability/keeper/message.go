@@ -49,7 +49,7 @@ const (
 	Missing           // packs that cannot be relied on; the failure lists them
 	Stale             // the manifest's head is out of date: ask label again
 	Shorter           // running locks only grow
-	Absent            // no such snapshot or pack
+	Absent            // no such snapshot, pack or request
 	Full              // no room on the keeper's disk
 	Unknown           // not known whether it is done: ask again, which changes nothing more
 	Halted            // the ledger is damaged, or behind what it signed, or the clock was shifted
@@ -394,6 +394,10 @@ var forms = map[Kind]form{
 	KindOrigin:     {"origin", newBody[NewOrigin], newBody[Begun]},
 	KindFound:      {"found", newBody[Founding], newBody[Welcome]},
 	KindHold:       {"hold", newBody[Hold], newBody[Held]},
+	KindSubmit:     {"submit", newBody[Submit], newBody[Brought]},
+	KindVeto:       {"veto", newBody[Veto], newBody[Nothing]},
+	KindSecure:     {"secure", newBody[Secure], newBody[Nothing]},
+	KindDue:        {"due", newBody[Nothing], newBody[CarriedOut]},
 }
 
 func (k Kind) String() string {

@@ -75,7 +75,17 @@ func sample(m body) {
 	case *Keyring:
 		*m = Keyring{[]byte("wrapped"), "a recipient more"}
 	case *NewOrigin:
-		*m = NewOrigin{[]byte("note"), "AAAA", "anna", "rolled back"}
+		*m = NewOrigin{[]byte("note"), "AAAA", "anna", "rolled back", []byte("{}"), [][]byte{[]byte("SSHSIG")}}
+	case *Submit:
+		*m = Submit{[]byte("{}"), [][]byte{[]byte("SSHSIG"), {}}, "anna"}
+	case *Brought:
+		*m = Brought{ID{9}, 1 << 40}
+	case *Veto:
+		*m = Veto{ID{9}, "who is bert?", "carl"}
+	case *Secure:
+		*m = Secure{"strange logins", "anna"}
+	case *CarriedOut:
+		m.Requests = 2
 	case *Begun:
 		*m = Begun{7, "v+1+AQ", 6, 9}
 	case *Nothing:

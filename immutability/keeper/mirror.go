@@ -63,6 +63,7 @@ type contents interface {
 	Vault() string
 	Keyring() []byte
 	Policy() ledger.Policy
+	Secured() (worm.Secured, bool)
 	Locks(id string) ([]worm.LockInfo, error)
 	Hardening() ([]worm.Hardening, error)
 	Budgets() ([]worm.Budget, error)

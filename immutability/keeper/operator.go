@@ -7,7 +7,7 @@ import (
 )
 
 // What people ask, at a socket of their own: the keeper's own user and nobody else. The daemon cannot ask it, and an
-// operator's connection can ask nothing of the daemon's that changes anything.
+// operator's connection can ask nothing of the daemon's that changes anything, but what several people signed and what stops things.
 
 // KindKeyring replaces the wrapped keyring, with a record. It needs the keeper's user, because a daemon that was taken over
 // would otherwise lock the vault's owner out of what comes.
@@ -26,7 +26,7 @@ func (m *Keyring) fields(c *coder) { c.blob(&m.Keyring, keyringMax); c.str(&m.Re
 // mayAsk says whether a request of that kind is answered at the operators' socket, or at the daemon's.
 func mayAsk(k Kind, operator bool) bool {
 	switch k {
-	case KindHello, KindCheckpoint, KindNow, KindSettle, KindInspect:
+	case KindHello, KindCheckpoint, KindNow, KindSettle, KindInspect, KindSubmit, KindVeto, KindSecure, KindDue:
 		return true
 	case KindKeyring, KindOrigin:
 		return operator
