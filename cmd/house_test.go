@@ -130,6 +130,7 @@ var confined = []struct {
 var forTests = map[string]string{
 	"immutability/durable/crashdisk":   "a disk that fails",
 	"immutability/durable/durabletest": "the conformance kit of disks",
+	"immutability/quorum/sktest":       "a FIDO key without hardware",
 	"immutability/ledger/killpoint":    "a process that is killed at a chosen operation",
 	"vault/restore/restoretest":        "a source of entries in memory",
 	"puller/hostile":                   "a server that lies",
@@ -172,6 +173,6 @@ var kernel = []struct {
 	why  string
 }{
 	{"time.Now(", []string{"immutability", "vault"}, []string{"immutability/clock", "vault/door", "immutability/keeper"}, "only clock asks the kernel for the time behind locks; door and keeper need it for deadlines of connections and how often they log, and for nothing that is decided"},
-	{"exec.Command", []string{""}, []string{"metrics/promtest", "puller/sshdtest", "bench/lab"}, "the daemon starts no program: in its root there is none"},
+	{"exec.Command", []string{""}, []string{"metrics/promtest", "puller/sshdtest", "immutability/quorum/sktest", "bench/lab"}, "the daemon starts no program: in its root there is none"},
 	{`import "C"`, []string{""}, nil, "one static binary"},
 }

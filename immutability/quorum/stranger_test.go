@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"github.com/holdfast-vault/holdfast/immutability/quorum"
+	"github.com/holdfast-vault/holdfast/immutability/quorum/sktest"
 	"github.com/holdfast-vault/holdfast/puller/sshdtest"
 )
 
@@ -68,8 +69,8 @@ func ed25519Person(t testing.TB, name string) (string, quorum.Person) {
 }
 
 func TestWhatSSHKeygenSignsCountsForEveryKindOfKey(t *testing.T) {
-	sshdtest.Need(t, "ssh-keygen")
-	fido := plugIn(t)
+	sshdtest.Need(t, "ssh-keygen", "gcc")
+	fido := sktest.PlugIn(t)
 	data := encode(t, request(t, quorum.Resume{}))
 	for name, kind := range map[string][]string{
 		"ed25519":        {"-t", "ed25519"},
@@ -77,9 +78,9 @@ func TestWhatSSHKeygenSignsCountsForEveryKindOfKey(t *testing.T) {
 		"ecdsa-384":      {"-t", "ecdsa", "-b", "384"},
 		"ecdsa-521":      {"-t", "ecdsa", "-b", "521"},
 		"rsa-2048":       {"-t", "rsa", "-b", "2048"},
-		"fido-ed25519":   {"-t", "ed25519-sk", "-w", fido.library},
-		"fido-ecdsa":     {"-t", "ecdsa-sk", "-w", fido.library},
-		"fido-of-office": {"-t", "ed25519-sk", "-w", fido.library, "-O", "application=ssh:office"},
+		"fido-ed25519":   {"-t", "ed25519-sk", "-w", fido.Library},
+		"fido-ecdsa":     {"-t", "ecdsa-sk", "-w", fido.Library},
+		"fido-of-office": {"-t", "ed25519-sk", "-w", fido.Library, "-O", "application=ssh:office"},
 	} {
 		for _, hash := range []string{"sha256", "sha512"} {
 			t.Run(name+"/"+hash, func(t *testing.T) {
@@ -127,18 +128,19 @@ func strangerVerifies(t *testing.T, file string, data, blob []byte) {
 
 // A FIDO key in a machine that somebody took over signs as often as it is asked to, unless it must be touched each time.
 func TestAFIDOKeyThatNobodyTouchedSignsNothing(t *testing.T) {
-	fido := plugIn(t)
+	sshdtest.Need(t, "ssh-keygen", "gcc")
+	fido := sktest.PlugIn(t)
 	data := encode(t, request(t, quorum.Resume{}))
 	_, other := ed25519Person(t, "bert")
 	for _, kind := range []string{"ed25519-sk", "ecdsa-sk"} {
-		file, who := person(t, "anna", "-t", kind, "-w", fido.library, "-O", "no-touch-required")
+		file, who := person(t, "anna", "-t", kind, "-w", fido.Library, "-O", "no-touch-required")
 		p := quorum.People{Threshold: 2, People: []quorum.Person{other, who}}
 		refused(t, data, sign(t, file, data), p, "touched")
-		file, who = person(t, "anna", "-t", kind, "-w", fido.library)
+		file, who = person(t, "anna", "-t", kind, "-w", fido.Library)
 		p.People[1] = who
-		fido.untouched.Store(true)
+		fido.Untouched.Store(true)
 		bad := sign(t, file, data)
-		fido.untouched.Store(false)
+		fido.Untouched.Store(false)
 		refused(t, data, bad, p, "touched")
 		// The flag is signed: one that is set afterwards does not fit.
 		block, _ := pem.Decode(bad)
@@ -152,7 +154,7 @@ func TestAFIDOKeyThatNobodyTouchedSignsNothing(t *testing.T) {
 		block.Bytes[len(block.Bytes)-1]++ // the counter
 		refused(t, data, block.Bytes, p, "does not fit")
 	}
-	file, _ := person(t, "carl", "-t", "ecdsa-sk", "-w", fido.library)
+	file, _ := person(t, "carl", "-t", "ecdsa-sk", "-w", fido.Library)
 	line := strings.Fields(public(t, file))
 	web := bytes.Replace(decode64(t, line[1]), []byte("ssh:"), []byte("web:"), 1)
 	if _, err := quorum.Key(line[0] + " " + encode64(web)); err == nil || !strings.Contains(err.Error(), "FIDO") {

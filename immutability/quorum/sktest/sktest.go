@@ -1,12 +1,15 @@
-package quorum_test
+// Package sktest is a FIDO key without hardware, for tests: ssh-keygen loads it as it loads the library of a real one.
+package sktest
 
 import (
 	"bufio"
+	"bytes"
 	"crypto/ecdsa"
 	"crypto/ed25519"
 	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/sha256"
+	_ "embed"
 	"encoding/binary"
 	"fmt"
 	"io"
@@ -16,35 +19,43 @@ import (
 	"path/filepath"
 	"sync/atomic"
 	"testing"
-
-	"github.com/holdfast-vault/holdfast/puller/sshdtest"
 )
 
-// securityKey is a FIDO key for ssh-keygen, without hardware: a library that ssh-keygen loads, which asks this process.
-type securityKey struct {
-	library string
-	// untouched makes it sign without a touch, whatever it was asked for.
-	untouched atomic.Bool
+//go:embed testdata/provider.c
+var provider []byte
+
+// Key is a FIDO key for ssh-keygen, without hardware: a library that ssh-keygen loads, which asks this process.
+type Key struct {
+	Library string // what -w and SSH_SK_PROVIDER name
+	socket  string
+	// Untouched makes it sign without a touch, whatever it was asked for.
+	Untouched atomic.Bool
 	keys      []any // by handle
 	signed    uint32
 }
 
-// plugIn builds the library and answers it until the test ends.
-func plugIn(t *testing.T) *securityKey {
+// Env tells ssh-keygen of the key.
+func (k *Key) Env() []string {
+	return []string{"HOLDFAST_TEST_SK=" + k.socket, "SSH_SK_PROVIDER=" + k.Library}
+}
+
+// PlugIn builds the library, with gcc, and answers it until the test ends. The environment of the test tells of it meanwhile.
+func PlugIn(t *testing.T) *Key {
 	t.Helper()
-	sshdtest.Need(t, "ssh-keygen", "gcc")
 	dir, err := os.MkdirTemp("", "sk") // the name of a socket is short
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { os.RemoveAll(dir) })
-	k := &securityKey{library: filepath.Join(dir, "sk.so")}
-	out, err := exec.CommandContext(t.Context(), "gcc", "-shared", "-fPIC", "-O1", "-o", k.library, "testdata/sk/provider.c").CombinedOutput()
+	k := &Key{Library: filepath.Join(dir, "sk.so")}
+	gcc := exec.CommandContext(t.Context(), "gcc", "-shared", "-fPIC", "-O1", "-o", k.Library, "-x", "c", "-")
+	gcc.Stdin = bytes.NewReader(provider)
+	out, err := gcc.CombinedOutput()
 	if err != nil {
 		t.Fatalf("gcc: %v\n%s", err, out)
 	}
-	socket := filepath.Join(dir, "s")
-	l, err := net.Listen("unix", socket)
+	k.socket = filepath.Join(dir, "s")
+	l, err := net.Listen("unix", k.socket)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -63,12 +74,12 @@ func plugIn(t *testing.T) *securityKey {
 		}
 	}()
 	t.Cleanup(func() { l.Close(); <-done })
-	t.Setenv("HOLDFAST_TEST_SK", socket)
-	t.Setenv("SSH_SK_PROVIDER", k.library)
+	t.Setenv("HOLDFAST_TEST_SK", k.socket)
+	t.Setenv("SSH_SK_PROVIDER", k.Library)
 	return k
 }
 
-func (k *securityKey) answer(c net.Conn) error {
+func (k *Key) answer(c net.Conn) error {
 	in := bufio.NewReader(c)
 	head := make([]byte, 3)
 	if _, err := io.ReadFull(in, head); err != nil {
@@ -87,7 +98,7 @@ func (k *securityKey) answer(c net.Conn) error {
 	}
 	data, application, handle := texts[0], texts[1], texts[2]
 	flags := head[2] & 1
-	if k.untouched.Load() {
+	if k.Untouched.Load() {
 		flags = 0
 	}
 	var first, second []byte
@@ -110,7 +121,7 @@ func (k *securityKey) answer(c net.Conn) error {
 }
 
 // enrol makes a key: 0 is ECDSA, 1 is Ed25519. It gives the public key and the handle.
-func (k *securityKey) enrol(algorithm byte) (public, handle []byte, err error) {
+func (k *Key) enrol(algorithm byte) (public, handle []byte, err error) {
 	if algorithm == 1 {
 		pub, private, err := ed25519.GenerateKey(rand.Reader)
 		if err != nil {
@@ -131,7 +142,7 @@ func (k *securityKey) enrol(algorithm byte) (public, handle []byte, err error) {
 }
 
 // sign does as U2F has it: the hash of the application, the flags, the counter and the hash of the data are signed.
-func (k *securityKey) sign(handle, application, data []byte, flags byte) (r, s []byte, err error) {
+func (k *Key) sign(handle, application, data []byte, flags byte) (r, s []byte, err error) {
 	if len(handle) != 1 || int(handle[0]) < 1 || int(handle[0]) > len(k.keys) {
 		return nil, nil, fmt.Errorf("no key %x", handle)
 	}
