@@ -83,7 +83,7 @@ type VaultState struct {
 	StoredBytes  uint64 // of all chunks held, compressed and encrypted
 	Clock        *Clock // nil while the clocks cannot be read
 	Promises     Promises
-	People       People
+	People       *People // nil while that cannot be told
 }
 
 // Clock is how the vault's clocks stand.
@@ -323,7 +323,9 @@ func (p page) vault(v VaultState) {
 	p.put(dedupRatio, ratio(v.LogicalBytes, v.UniqueBytes))
 	p.put(compression, ratio(v.UniqueBytes, v.StoredBytes))
 	p.promises(v.Promises)
-	p.people(v.People)
+	if v.People != nil {
+		p.people(*v.People)
+	}
 	if v.Clock != nil {
 		p.clock(*v.Clock)
 	}

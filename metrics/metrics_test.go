@@ -67,7 +67,7 @@ func sample() fixed {
 			Promises: Promises{Holds: 3, Held: 2, Mode: "compliance", Hardens: noon.Add(72 * time.Hour), Refused: 1, Budgets: []Budget{
 				{"web1", 5_000_000_000, 6_000_000_000}, {"db1", 7, 0}, {"db1", 8, 0}, {"../../etc", 1, 1},
 			}},
-			People: People{
+			People: &People{
 				Count: 3, Threshold: 2, Pending: noon.Add(50 * time.Hour), NextDue: noon.Add(20 * time.Hour), Secured: noon.Add(-time.Hour),
 				Waiting: map[string]uint64{"delete": 2, "x\"} 1\n": 1}, Ended: map[RequestEnd]uint64{{"delete", "carried"}: 4, {"people", "vetoed"}: 1, {"bogus", "bogus"}: 7},
 			},
@@ -358,7 +358,11 @@ func TestAlertsOfRequestsFireWhenTheyShould(t *testing.T) {
 // TestFirstRequestIsMissedByPrometheus: a counter that begins with 1 never rose, so every label is there from the first scrape.
 func TestFirstRequestIsMissedByPrometheus(t *testing.T) {
 	s := sample()
-	s.vault.People = People{}
+	s.vault.People = nil
+	if page := string(render(t, s)); strings.Contains(page, "holdfast_people") || strings.Contains(page, "holdfast_secured") {
+		t.Error("what cannot be told is shown as nought, as if the people were gone")
+	}
+	s.vault.People = &People{}
 	page := string(render(t, s))
 	for _, want := range []string{
 		`holdfast_requests_total{action="delete",state="carried"} 0`, `holdfast_requests_waiting{action="resume"} 0`,

@@ -123,7 +123,7 @@ func (d *daemonState) Vault() metrics.VaultState {
 		d.log.Error("metrics: snapshots", "error", err)
 		return s
 	}
-	s.Promises = d.promises(all)
+	s.Promises, s.People = d.promises(all), d.people()
 	for _, snap := range all {
 		s.LogicalBytes += snap.Head.Bytes
 		s.UniqueBytes += snap.Head.NewBytes

@@ -61,6 +61,7 @@ func (p *patient) examine(ctx context.Context) {
 	p.disk()
 	p.clock()
 	p.policy()
+	p.people()
 	p.ledger(ctx)
 	p.witnesses()
 	p.unlockKey()
@@ -74,7 +75,11 @@ func (p *patient) openStore() (closed func()) {
 		p.say("vault", isBroken, "run this as the vault's user or as root", "its directory cannot be opened: %v", err)
 		return func() {}
 	}
-	if p.store, err = worm.Open(d, clock.Kernel(), worm.Options{ReadOnly: true}); err != nil {
+	source := p.a.clock
+	if source == nil {
+		source = clock.Kernel()
+	}
+	if p.store, err = worm.Open(d, source, worm.Options{ReadOnly: true}); err != nil {
 		p.say("ledger", isDamaged, "take a copy of the vault before you mend anything; then run: holdfast check", "it cannot be read: %v", err)
 		return func() { _ = d.Close() }
 	}

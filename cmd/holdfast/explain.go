@@ -44,7 +44,7 @@ machine is off no time is credited, and newer snapshots decide what keep rules w
 			j := newExplainJSON(&e)
 			for _, l := range locks {
 				j.Locks = append(j.Locks, lockJSON{
-					string(l.Lock.Mode), l.Lock.ForSeconds, l.Since.Wall.UTC(), l.By, l.Until.UTC().Truncate(time.Second), l.Running, seconds(l.WallLeft), seconds(l.RunningLeft),
+					string(l.Lock.Mode), l.Lock.ForSeconds, l.Since.Wall.UTC(), l.By, l.Until.UTC().Truncate(time.Second), l.Running, momentJSON(l.Ended), seconds(l.WallLeft), seconds(l.RunningLeft),
 				})
 			}
 			if c.json() {

@@ -115,7 +115,7 @@ func (a *app) open(ctx context.Context, dir string, need access) (*host, error) 
 		return nil, err
 	}
 	v, err := vault.Open(ctx, dir, vault.Options{
-		Keeper: socket, Work: work, Identities: ids, ReadOnly: need == readAccess, IndexDir: a.indexFlag, Memory: a.memory(cfg),
+		Keeper: socket, Work: work, Identities: ids, ReadOnly: need == readAccess, IndexDir: a.indexFlag, Memory: a.memory(cfg), Clock: a.clock,
 		Logf: func(format string, args ...any) { fmt.Fprintf(a.err, "holdfast: "+format+"\n", args...) },
 	})
 	if err != nil {

@@ -95,7 +95,7 @@ func (a *app) init(ctx context.Context, recoveryOut string) error {
 		return err
 	}
 	verifier, err := vault.Init(ctx, dir, id, vault.InitOptions{
-		Recipients: []string{unlock.Recipient(), recovery.Recipient()}, Policy: policy, Keeper: socket,
+		Recipients: []string{unlock.Recipient(), recovery.Recipient()}, Policy: policy, Keeper: socket, Clock: a.clock,
 	})
 	if err != nil {
 		return errors.Join(err, os.Remove(unlockFile))

@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	"github.com/holdfast-vault/holdfast/config"
+	"github.com/holdfast-vault/holdfast/immutability/clock"
 	"github.com/holdfast-vault/holdfast/vault"
 	"github.com/holdfast-vault/holdfast/vault/keys"
 )
@@ -19,6 +20,7 @@ type app struct {
 	in       io.Reader
 	out, err io.Writer
 	env      func(string) string
+	clock    clock.Source // nil: the kernel's
 
 	vaultFlag  string
 	keeperFlag string

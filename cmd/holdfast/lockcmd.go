@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"os/user"
 	"strings"
 	"text/tabwriter"
@@ -21,7 +22,7 @@ import (
 
 const neverShorter = `Running locks only grow: one that would end earlier or be weaker than what runs is refused.
 governance may become compliance, never back. Nobody ends a compliance lock, and a governance lock
-only a quorum. A request below the policy's minimum is raised; one above its maximum is refused.`
+only several people who sign for it (holdfast request make delete). A request below the policy's minimum is raised; one above its maximum is refused.`
 
 func verbLock() *verb {
 	return &verb{
@@ -47,7 +48,7 @@ so is what is short by less than 30 days (or half of DURATION): a monthly timer 
 }
 
 func byFlag(f *pflag.FlagSet) {
-	f.String("by", "", "`NAME` for the record (default the user who runs this)")
+	f.String("by", "", "`NAME` for the record (default the user who runs this, at this machine)")
 }
 
 // prepareBy names who asks, where he asks.
@@ -59,7 +60,18 @@ func prepareBy(f *pflag.FlagSet, args []string) ([]string, error) {
 	if u, err := user.Current(); err == nil {
 		name = u.Username
 	}
+	if host, err := os.Hostname(); err == nil {
+		name += "@" + host
+	}
 	return args, f.Set("by", name)
+}
+
+// by is who asks, for the record: at the door the user whose key was shown, on this machine whom prepareBy names.
+func (c *call) by() string {
+	if c.view.user != "" {
+		return c.view.user + " (door)"
+	}
+	return c.string("by")
 }
 
 // whole resolves an address that names a whole snapshot. It need not be readable to be locked.
@@ -85,7 +97,7 @@ func runLock(ctx context.Context, c *call) error {
 	if err != nil {
 		return err
 	}
-	after, err := c.view.v.Store().Extend(ctx, snap.ID, lock, c.string("by"))
+	after, err := c.view.v.Store().Extend(ctx, snap.ID, lock, c.by())
 	if err != nil {
 		return err
 	}
@@ -124,12 +136,15 @@ type lockJSON struct {
 	By      string    `json:"by,omitempty"`
 	Until   time.Time `json:"until"`
 	Running bool      `json:"running"`
+	// When several people ended it, absent if they did not.
+	Ended *time.Time `json:"ended,omitempty"`
 	// What each clock still asks for.
 	WallLeft    int64 `json:"wall_left_s"`
 	RunningLeft int64 `json:"running_left_s"`
 }
 
 type holdJSON struct {
+	Record   uint64    `json:"record"` // by which a request to release names it
 	Snapshot string    `json:"snapshot"`
 	ID       string    `json:"id"`
 	Since    time.Time `json:"since"`
@@ -140,7 +155,7 @@ type holdJSON struct {
 func holdsJSON(s worm.Snapshot) []holdJSON {
 	out := []holdJSON{}
 	for _, h := range s.Holds {
-		out = append(out, holdJSON{s.Source + "@" + s.Label, s.ID, h.At.Wall.UTC(), h.Reason, h.By})
+		out = append(out, holdJSON{h.Seq, s.Source + "@" + s.Label, s.ID, h.At.Wall.UTC(), h.Reason, h.By})
 	}
 	return out
 }
@@ -163,7 +178,7 @@ func showLocks(ctx context.Context, c *call) error {
 	j := locksJSON{snapshotJSON: newSnapshotJSON(snap), Locks: []lockJSON{}, Holds: holdsJSON(snap)}
 	for _, l := range list {
 		j.Locks = append(j.Locks, lockJSON{
-			string(l.Lock.Mode), l.Lock.ForSeconds, l.Since.Wall.UTC(), l.By, l.Until.UTC().Truncate(time.Second), l.Running, seconds(l.WallLeft), seconds(l.RunningLeft),
+			string(l.Lock.Mode), l.Lock.ForSeconds, l.Since.Wall.UTC(), l.By, l.Until.UTC().Truncate(time.Second), l.Running, momentJSON(l.Ended), seconds(l.WallLeft), seconds(l.RunningLeft),
 		})
 	}
 	if c.json() {
@@ -172,11 +187,20 @@ func showLocks(ctx context.Context, c *call) error {
 	return printLocks(c.out, j)
 }
 
+// momentJSON is a time that JSON leaves out where there is none.
+func momentJSON(t time.Time) *time.Time {
+	if t.IsZero() {
+		return nil
+	}
+	t = t.UTC().Truncate(time.Second)
+	return &t
+}
+
 func printLocks(w io.Writer, j locksJSON) error {
 	var b strings.Builder
 	switch {
 	case len(j.Holds) > 0:
-		fmt.Fprintf(&b, "%s@%s is held: it never goes, whatever its locks say.\n", j.Source, j.Time)
+		fmt.Fprintf(&b, "%s@%s is held: it does not go, whatever its locks say.\n", j.Source, j.Time)
 	case j.Locked:
 		fmt.Fprintf(&b, "%s@%s is locked (%s) until %s.\n", j.Source, j.Time, j.Mode, minute(j.LockedUntil))
 	default:
@@ -189,6 +213,9 @@ func printLocks(w io.Writer, j locksJSON) error {
 			why = "asked for later by " + printable(l.By)
 		}
 		until := "ran out " + minute(l.Until)
+		if l.Ended != nil {
+			until = "ended " + minute(*l.Ended) + " by people who signed for it"
+		}
 		if l.Running {
 			until = "until " + minute(l.Until)
 			most = max(most, l.RunningLeft)
@@ -196,7 +223,7 @@ func printLocks(w io.Writer, j locksJSON) error {
 		fmt.Fprintf(&b, "  lock  %-10s  %s from %s, %s; %s\n", l.Mode, lasting(l.Seconds), minute(l.Since), until, why)
 	}
 	for _, h := range j.Holds {
-		fmt.Fprintf(&b, "  hold  since %s by %s: %s\n", minute(h.Since), printable(h.By), printable(h.Reason))
+		fmt.Fprintf(&b, "  hold  number %d since %s by %s: %s\n", h.Record, minute(h.Since), printable(h.By), printable(h.Reason))
 	}
 	if most > 0 {
 		fmt.Fprintf(&b, "The times are right if this machine stays on. A lock ends when the wall clock says so and the machine has also run\n"+
@@ -320,6 +347,9 @@ func printPolicy(w io.Writer, j policyJSON) error {
 	for _, no := range j.NotTaken {
 		fmt.Fprintf(w, "Not followed: %s\n", printable(no))
 	}
+	if len(j.NotTaken) > 0 {
+		fmt.Fprintln(w, "To loosen what is in force, enough people sign for it: holdfast request make policy.")
+	}
 	if !j.Configured {
 		fmt.Fprintln(w, "The keeper's own file proposes it; what this configuration says of locks are requests.")
 	}
@@ -344,8 +374,9 @@ func printPolicy(w io.Writer, j policyJSON) error {
 func verbHoldAdd() *verb {
 	return &verb{
 		use: "hold-add SNAPSHOT --reason TEXT", short: "Keep a snapshot until a quorum says otherwise", min: 1, max: 1, access: writeAccess,
-		long: `Hold a snapshot: it never goes, whatever its locks say, and prune and the list say why. Holds have no
-end and are counted; one person places one. Nothing in this release removes one: that takes a quorum.
+		long: `Hold a snapshot: it does not go, whatever its locks say, and prune and the list say why. Holds have no
+end and are counted; one person places one. Only several people who sign for it end one:
+"holdfast hold remove" says how.
 
 ` + addressHelp,
 		flags: func(f *pflag.FlagSet) {
@@ -362,14 +393,14 @@ end and are counted; one person places one. Nothing in this release removes one:
 			if err != nil {
 				return err
 			}
-			after, err := c.view.v.Store().Hold(ctx, snap.ID, c.string("reason"), c.string("by"))
+			after, err := c.view.v.Store().Hold(ctx, snap.ID, c.string("reason"), c.by())
 			if err != nil {
 				return err
 			}
 			if c.json() {
 				return writeJSON(c.out, holdsJSON(after))
 			}
-			_, err = fmt.Fprintf(c.out, "%s@%s is held (%s); it never goes\n", after.Source, after.Label, counted(len(after.Holds), "hold"))
+			_, err = fmt.Fprintf(c.out, "%s@%s is held (%s), and does not go until people sign for its end\n", after.Source, after.Label, counted(len(after.Holds), "hold"))
 			return err
 		},
 	}
@@ -377,7 +408,7 @@ end and are counted; one person places one. Nothing in this release removes one:
 
 func verbHoldList() *verb {
 	return &verb{
-		use: "hold-list", short: "List what is held, and why", flags: jsonFlag,
+		use: "hold-list", short: "List what is held, why, and the number by which a request names each hold", flags: jsonFlag,
 		run: func(ctx context.Context, c *call) error {
 			all, err := c.view.list(ctx)
 			if err != nil {
@@ -395,9 +426,9 @@ func verbHoldList() *verb {
 				return err
 			}
 			t := tabwriter.NewWriter(c.out, 0, 0, 2, ' ', 0)
-			fmt.Fprintln(t, "SNAPSHOT\tSINCE\tBY\tREASON")
+			fmt.Fprintln(t, "HOLD\tSNAPSHOT\tSINCE\tBY\tREASON")
 			for _, h := range list {
-				fmt.Fprintf(t, "%s\t%s\t%s\t%s\n", h.Snapshot, minute(h.Since), printable(h.By), printable(h.Reason))
+				fmt.Fprintf(t, "%d\t%s\t%s\t%s\t%s\n", h.Record, h.Snapshot, minute(h.Since), printable(h.By), printable(h.Reason))
 			}
 			return t.Flush()
 		},
@@ -407,8 +438,35 @@ func verbHoldList() *verb {
 func verbHoldRemove() *verb {
 	return &verb{
 		use: "hold-remove SNAPSHOT", short: "Say what it takes to end a hold", min: 1, max: 1,
-		run: func(context.Context, *call) error {
-			return errors.New("a hold is ended by a quorum of people who sign for it, never by one person, and this release has no quorum yet; nothing was changed")
-		},
+		long: `Say what it takes to end the holds of a snapshot: a request that several people sign. Nothing is changed.
+
+` + addressHelp,
+		run: runHoldRemove,
 	}
+}
+
+// runHoldRemove is a refusal that says the way.
+func runHoldRemove(ctx context.Context, c *call) error {
+	snap, err := c.whole(ctx)
+	if err != nil {
+		return err
+	}
+	if len(snap.Holds) == 0 {
+		return fmt.Errorf("%s@%s is not held; nothing was changed", snap.Source, snap.Label)
+	}
+	var numbers []string
+	for _, h := range snap.Holds {
+		numbers = append(numbers, fmt.Sprintf("--hold %d", h.Seq))
+	}
+	people, err := c.view.v.Store().People()
+	if err != nil {
+		return err
+	}
+	who := "Nobody is in force yet who could sign it (holdfast people show)"
+	if people.InForce {
+		who = peopleWords(people.People) + " it"
+	}
+	return fmt.Errorf("no one person ends a hold; nothing was changed. Several do by a request:\n"+
+		"  holdfast request make release %s@%s %s --reason TEXT\n"+
+		"%s; then: holdfast request submit FILE", snap.Source, snap.Label, strings.Join(numbers, " "), who)
 }

@@ -57,7 +57,7 @@ func TestLockIsShortenedByACommand(t *testing.T) {
 		}
 		s.run("hold", "add", "web1@latest").says(t, exitUsage, "--reason")
 		s.must("hold", "add", "web1@latest", "--reason", "case 17, "+through, "--by", "bob")
-		s.run("hold", "remove", "web1@latest").says(t, exitFailed, "quorum", "nothing was changed")
+		s.run("hold", "remove", "web1@latest").says(t, exitFailed, "no one person ends a hold", "nothing was changed", "holdfast request make release web1@", "--hold ")
 		stop()
 	}
 	s.must("lock", "web1@latest", "--mode", "compliance", "--by", "eve")

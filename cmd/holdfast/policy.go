@@ -70,15 +70,17 @@ func seconds(d time.Duration) int64 { return int64(d / time.Second) }
 // adoptPolicy has the configuration compared with the policy in force. What is tighter is in force on return, but behind a
 // keeper, whose own file proposes its policy; what is looser is returned in sentences.
 func (h *host) adoptPolicy(ctx context.Context, cfg *config.Config) (changed bool, refused []string, err error) {
-	by := "command line"
-	if cfg.File != "" {
-		by = cfg.File
-	}
-	changed, no, err := h.v.Store().Adopt(ctx, proposal(cfg), by[:min(len(by), 256)])
+	changed, no, err := h.v.Store().Adopt(ctx, proposal(cfg), adopter(cfg))
 	if err != nil {
 		return false, nil, err
 	}
 	return changed, refusals(no), nil
+}
+
+// adopter says for a record where a proposal came from.
+func adopter(cfg *config.Config) string {
+	by := cmp.Or(cfg.File, "command line")
+	return by[:min(len(by), worm.ByMax)]
 }
 
 // sayPolicy adopts a configuration and says what of it is not followed. That it could not be written, on a full disk for one,
@@ -177,6 +179,9 @@ func (s *server) adopt(ctx context.Context, cfg *config.Config) {
 		p := s.h.v.Store().Policy()
 		s.log.Info("the configuration changed the lock policy in force", "mode", p.Mode, "default_s", p.DefaultSeconds, "min_s", p.MinSeconds, "max_s", p.MaxSeconds, "budget_bytes", p.BudgetBytes, "keep", p.Keep.String(), "sources", len(p.Sources))
 	}, func(text string) { s.log.Warn(text) })
+	s.h.sayPeople(ctx, cfg, func(p worm.PeopleInfo) {
+		s.log.Warn("the configuration names people who will decide what the vault forgets", "threshold", p.Threshold, "people", len(p.People.People), "from", p.From)
+	}, func(text string) { s.log.Warn(text) })
 }
 
 // policy says what of the policy is not as somebody may think.
@@ -189,7 +194,7 @@ func (p *patient) policy() {
 		p.say("policy", isBroken, "mend the configuration", "%v", err)
 	}
 	for _, text := range refusals(no) {
-		p.say("policy", isNote, "write into the configuration what is in force; to loosen it takes a quorum, which this release does not have yet", "%s", text)
+		p.say("policy", isNote, "write into the configuration what is in force; to loosen it: holdfast request make policy, and enough people sign it", "%s", text)
 	}
 	hard, err := p.store.Hardening()
 	if err != nil {

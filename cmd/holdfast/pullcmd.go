@@ -16,6 +16,7 @@ import (
 	"github.com/holdfast-vault/holdfast/config"
 	"github.com/holdfast-vault/holdfast/immutability/durable"
 	"github.com/holdfast-vault/holdfast/immutability/ledger"
+	"github.com/holdfast-vault/holdfast/immutability/worm"
 	"github.com/holdfast-vault/holdfast/puller"
 	"github.com/holdfast-vault/holdfast/puller/remote"
 	"github.com/holdfast-vault/holdfast/vault"
@@ -81,7 +82,11 @@ func pullSources(ctx context.Context, c *call) error {
 		return usage("pull: only on the vault's own machine")
 	}
 	if c.host.pulls == nil { // a daemon has done so already
-		c.host.sayPolicy(ctx, c.host.settings.config(), func() {}, func(text string) { fmt.Fprintf(c.err, "holdfast: %s\n", printable(text)) })
+		warn := func(text string) { fmt.Fprintf(c.err, "holdfast: %s\n", printable(text)) }
+		c.host.sayPolicy(ctx, c.host.settings.config(), func() {}, warn)
+		c.host.sayPeople(ctx, c.host.settings.config(), func(p worm.PeopleInfo) {
+			warn(fmt.Sprintf("the configuration names %d people, who count from %s on: holdfast people show", len(p.People.People), minute(p.From)))
+		}, warn)
 	}
 	requests, err := c.pullRequests()
 	if err != nil {

@@ -17,7 +17,7 @@ func verbs() []*verb {
 		verbSnapshots(), verbShow(), verbLs(), verbCat(), verbTar(), verbDiff(),
 		verbPull(), verbCheck(), verbPrune(), verbExplain(), verbUsage(), verbIndexRebuild(),
 		verbLock(), verbLockShow(), verbHoldAdd(), verbHoldList(), verbHoldRemove(),
-		verbRequestMake(), verbRequestShow(),
+		verbRequestSubmit(), verbRequestVeto(), verbRequestList(), verbSecure(), verbSecureShow(), verbPeopleShow(),
 		verbCheckpoint(), verbProve(), verbConsistency(), verbCosign(), verbOrigin(),
 	}
 }
@@ -51,7 +51,7 @@ and gives them back. Production holds no credential for the vault.
 	root.AddGroup(&cobra.Group{ID: "keep", Title: "Keep:"}, &cobra.Group{ID: "back", Title: "Give back:"}, &cobra.Group{ID: "care", Title: "Take care:"})
 	group := map[string]string{
 		"snapshots": "back", "show": "back", "ls": "back", "cat": "back", "tar": "back", "diff": "back",
-		"pull": "keep", "lock": "keep", "check": "care", "prune": "care", "explain": "care", "usage": "care",
+		"pull": "keep", "lock": "keep", "check": "care", "prune": "care", "explain": "care", "usage": "care", "secure": "care",
 	}
 	for _, v := range verbs() {
 		parent := root
@@ -69,7 +69,7 @@ and gives them back. Production holds no credential for the vault.
 		parent.AddCommand(c)
 	}
 	subCommand(root, "ledger").AddCommand(ledgerVerifyCommand(a), ledgerTilesCommand(a))
-	requestCommands(a, subCommand(root, "request"))
+	subCommand(root, "request").AddCommand(requestCommands(a)...)
 	for _, c := range []*cobra.Command{initCommand(a), sourceCommand(a), serveCommand(a)} {
 		c.GroupID = "keep"
 		root.AddCommand(c)
@@ -88,7 +88,8 @@ func subCommand(root *cobra.Command, name string) *cobra.Command {
 		}
 	}
 	short := map[string]string{"hold": "Holds: snapshots that are kept until a quorum says otherwise", "index": "The index, a cache that can be thrown away", "ledger": "The ledger of everything that was done",
-		"request": "What several people must sign: early deletion, the end of holds, a looser policy, other people"}
+		"request": "What several people must sign: early deletion, the end of holds, a looser policy, other people",
+		"people":  "Those of whom several must sign what makes the vault forget faster"}
 	c := &cobra.Command{Use: name, Short: short[name], GroupID: "care", RunE: helpOnly}
 	root.AddCommand(c)
 	return c

@@ -75,6 +75,7 @@ func (a *app) serve(ctx context.Context) (err error) {
 	if _, _, failed := s.protection.known(); !durable.IsNoSpace(failed) {
 		s.adopt(ctx, s.cfg) // behind the probe: what cannot be held here does not become the policy
 	}
+	s.sayStanding()
 	if s.state, err = newDaemonState(ctx, h, s.log); err != nil {
 		return err
 	}
@@ -237,7 +238,7 @@ func (s *server) newGate() (*door.Server, error) {
 		return nil, err
 	}
 	c := door.Config{
-		HostKey: key, Commands: map[string]door.Command{}, Local: map[string]door.Command{},
+		HostKey: key, Commands: map[string]door.Command{}, Local: map[string]door.Command{}, ByRole: map[string]map[string]door.Command{},
 		ViewFor: func(u door.User) door.View { return s.viewFor(u) },
 		Events: door.Events{
 			Refused: func(remote, reason string) {
@@ -257,6 +258,12 @@ func (s *server) newGate() (*door.Server, error) {
 		c.Local[v.name()] = v.command(s.h)
 		if v.door {
 			c.Commands[v.name()] = v.command(nil)
+		}
+		for _, role := range v.roles {
+			if c.ByRole[string(role)] == nil {
+				c.ByRole[string(role)] = map[string]door.Command{}
+			}
+			c.ByRole[string(role)][v.name()] = v.command(nil)
 		}
 	}
 	c.Local[protectionCommand] = s.tellProtection
@@ -280,7 +287,7 @@ func (s *server) viewFor(u door.User) *view {
 		return w
 	}
 	allowed := config.User{Sources: u.Sources}
-	w.sees = allowed.Sees
+	w.sees, w.user = allowed.Sees, u.Name
 	return w
 }
 

@@ -12,12 +12,13 @@ import (
 // that was set wrong shows that soon.
 const clockEvery = time.Minute
 
-// watchClock reads the clock, has what happened to it recorded, and says when expiry stops and goes on, until ctx ends. With
-// a keeper the keeper does the same.
+// watchClock reads the clock, has what happened to it recorded, says when expiry stops and goes on, and has requests that are
+// due carried out, until ctx ends. With a keeper the keeper does the same.
 func (s *server) watchClock(ctx context.Context) error {
 	tick := time.NewTicker(clockEvery)
 	defer tick.Stop()
 	said, failed := false, ""
+	requests, _ := s.h.v.Store().Requests() // those of before were told at the start; without a clock all are told below
 	for {
 		store := s.h.v.Store()
 		now := ""
@@ -36,6 +37,7 @@ func (s *server) watchClock(ctx context.Context) error {
 				s.log.Info("clock: expiry goes on")
 			}
 		}
+		requests = s.watchRequests(ctx, requests)
 		select {
 		case <-ctx.Done():
 			return nil

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -10,6 +11,7 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
+	"github.com/holdfast-vault/holdfast/config"
 	"github.com/holdfast-vault/holdfast/vault/door"
 )
 
@@ -30,12 +32,16 @@ type verb struct {
 	lookAnyway       bool // if the vault cannot be opened for writing, it is opened for reading
 	// looks says of flags that with them it only reads, beside any other process, whatever access says.
 	looks func(*pflag.FlagSet) bool
-	door  bool // offered to users at the door, not only to the local command line
+	door  bool          // offered to users at the door, not only to the local command line
+	roles []config.Role // of users at the door to whom it is offered besides
 	flags func(*pflag.FlagSet)
 	// prepare runs where the user is, before the arguments travel: it makes paths absolute, and reads small files of the
 	// user's. It gives the arguments that travel.
 	prepare func(fs *pflag.FlagSet, args []string) ([]string, error)
-	run     func(ctx context.Context, c *call) error
+	// feed is for a verb that reads more than fits into arguments: it runs where the user is, behind prepare, and gives what
+	// the verb reads as its input, nil for what the user's own input is.
+	feed func(fs *pflag.FlagSet, args []string) (input []byte, err error)
+	run  func(ctx context.Context, c *call) error
 }
 
 func (v *verb) name() string { name, _, _ := strings.Cut(v.use, " "); return name }
@@ -102,6 +108,15 @@ func (v *verb) cobra(a *app) *cobra.Command {
 				var err error
 				if args, err = v.prepare(c.Flags(), args); err != nil {
 					return err
+				}
+			}
+			if v.feed != nil {
+				in, err := v.feed(c.Flags(), args)
+				if err != nil {
+					return err
+				}
+				if in != nil {
+					a.in = bytes.NewReader(in)
 				}
 			}
 			if f := c.Flags().Lookup("progress"); f != nil && !f.Changed && isTerminal(a.err) {

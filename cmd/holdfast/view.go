@@ -15,6 +15,7 @@ import (
 type view struct {
 	v    *vault.Vault
 	sees func(source string) bool // nil: everything
+	user string                   // of the door, whose key told who it is; "" on this machine
 }
 
 // list is the snapshots in view, oldest first.

@@ -349,8 +349,9 @@ func (m *Mirror) Prune(ctx context.Context, dry bool) (worm.PruneReport, error) 
 	packs, snapshots := m.store.Packs(), plan.Decisions
 	var marked Condemned
 	err = m.ask(ctx, func(c *Client) (err error) {
-		if _, err = c.Sweep(ctx); err == nil {
-			marked, err = c.Condemn(ctx)
+		marked, err = c.Condemn(ctx)
+		if err == nil {
+			_, err = c.Sweep(ctx)
 		}
 		return err
 	})

@@ -138,7 +138,8 @@ func (w *two) ahead() error {
 
 // bare lifts every flag of the new place.
 func (w *two) bare() error {
-	return unsealPlace(w.new, packsDir, manifestsDir, ledgerDir, incomingDir)
+	m := mover{o: Options{Old: w.new}, old: w.new}
+	return m.unseal()
 }
 
 // TestDamageThatBothHave: what came along damaged keeps nobody from giving the old place up, once that is said.

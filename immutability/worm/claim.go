@@ -42,7 +42,11 @@ func (s *Store) Claim(session string, packs *roaring.Bitmap) (missing *roaring.B
 		return missing
 	}
 	s.claim(session, now).packs.Or(granted)
-	s.spare(granted)
+	for n := range s.marks.packs {
+		if granted.Contains(n) {
+			delete(s.marks.packs, n)
+		}
+	}
 	return missing
 }
 
@@ -50,8 +54,7 @@ func (s *Store) Claim(session string, packs *roaring.Bitmap) (missing *roaring.B
 func (s *Store) ClaimOne(session string, pack uint32) bool {
 	now := s.claimedAt()
 	s.mu.Lock()
-	_, marked := s.state.marks.packs[pack]
-	marked = marked && !s.spared[pack]
+	_, marked := s.marks.packs[pack]
 	s.mu.Unlock()
 	if marked {
 		return !s.Claim(session, roaring.BitmapOf(pack)).Contains(pack)
@@ -62,9 +65,7 @@ func (s *Store) ClaimOne(session string, pack uint32) bool {
 		return false
 	}
 	s.claim(session, now).packs.Add(pack)
-	if _, marked := s.state.marks.packs[pack]; marked {
-		s.spared[pack] = true
-	}
+	delete(s.marks.packs, pack)
 	return true
 }
 

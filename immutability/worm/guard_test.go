@@ -126,7 +126,8 @@ func TestSealedFilesCanBeTouched(t *testing.T) {
 		}
 	}
 	src.Advance(3 * time.Hour)
-	rep := gone(t, s, src)
+	rep, err := s.Prune(ctx, false)
+	must(t, err)
 	if len(rep.Snapshots) != 1 || rep.Snapshots[0] != first.ID || len(rep.Packs) != 1 {
 		t.Errorf("%+v", rep)
 	}

@@ -308,7 +308,8 @@ func TestLockOfAModeFromTheFutureRunsOut(t *testing.T) {
 		`"extend":{"snapshot":%q,"lock":{"mode":"perpetual","for_s":0},"by":"x"}`, s.Ledger().Size(), snap.ID))
 	s = open(t, d, src)
 	src.Advance(3 * time.Hour)
-	rep := gone(t, s, src)
+	rep, err := s.Prune(ctx, false)
+	must(t, err)
 	if len(rep.Snapshots) > 0 {
 		t.Errorf("%+v", rep)
 	}

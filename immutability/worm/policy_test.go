@@ -166,7 +166,8 @@ func TestHeldSnapshotNeverGoes(t *testing.T) {
 	src.Advance(1000 * day)
 	must(t, s.Close())
 	s = open(t, d, src)
-	rep := gone(t, s, src)
+	rep, err := s.Prune(ctx, false)
+	must(t, err)
 	all, err := s.Snapshots()
 	must(t, err)
 	if len(rep.Snapshots)+len(rep.Packs) > 0 || len(all) != 2 || len(all[0].Holds) != 3 {

@@ -2,7 +2,6 @@ package worm
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"maps"
 	"path"
@@ -29,7 +28,8 @@ type PruneReport struct {
 	Snapshots []string             // IDs
 	Packs     []uint32
 	Bytes     int64 // of these packs
-	// MarkedSnapshots and MarkedPacks are how many were newly marked, to be removed a day later at the earliest.
+	// MarkedSnapshots and MarkedPacks are how many were newly marked, to be removed a day later at the earliest. Only a
+	// keeper marks first.
 	MarkedSnapshots, MarkedPacks int
 }
 
@@ -39,12 +39,13 @@ func (s *Store) Plan(ctx context.Context) ([]retention.Decision, error) {
 	return p.report.Decisions, err
 }
 
-// Prune is Sweep, then Condemn: it removes what was marked at least a day before and still may go, and marks what may go now.
-// So what may go is gone after two of them, a day apart. With dry it only says what may go now, marked or not.
+// Prune removes the snapshots whose locks have run and that no rule keeps, then the packs that no
+// remaining snapshot and no session relies on. With dry it only says which.
 //
-// Each removal is first an intent in the ledger: from that record on the files are gone, and if the removal is cut the next
-// Open or Prune carries it out. Prune refuses to remove or mark anything while a remaining snapshot's manifest cannot be
-// read. What the report lists is gone, or marked, even when an error comes with it.
+// Each removal is first an intent in the ledger: from that record on the files are gone, and if the
+// removal is cut the next Open or Prune carries it out. Prune refuses to remove anything while a
+// remaining snapshot's manifest cannot be read. What the report lists is gone even when an error
+// comes with it.
 func (s *Store) Prune(ctx context.Context, dry bool) (PruneReport, error) {
 	if !dry {
 		if err := s.writable(); err != nil {
@@ -53,18 +54,16 @@ func (s *Store) Prune(ctx context.Context, dry bool) (PruneReport, error) {
 	}
 	s.write.Lock()
 	defer s.write.Unlock()
-	if dry {
-		p, err := s.plan(ctx)
+	if !dry {
+		s.flush()
+		_, _ = s.carry(ctx) // what cannot be recorded now is due the next time
+		s.sweep()
+	}
+	p, err := s.plan(ctx)
+	if err != nil || dry {
 		return p.report, err
 	}
-	s.flush()
-	_, _ = s.carry(ctx) // what cannot be recorded now is due the next time
-	rep, err := s.sweepMarked(ctx)
-	if err == nil {
-		err = s.mark(ctx, &rep)
-	}
-	s.tell(&rep)
-	return rep, err
+	return s.execute(ctx, p)
 }
 
 // execute carries a plan out. s.write is held.
@@ -85,8 +84,6 @@ func (s *Store) execute(ctx context.Context, p plan) (PruneReport, error) {
 type plan struct {
 	report  PruneReport
 	orphans []string // manifests that were never committed
-	at      clock.Stamp
-	halt    string // why nothing may be removed at all, or ""
 	sums    map[uint32]string
 }
 
@@ -99,7 +96,7 @@ func (s *Store) plan(ctx context.Context) (plan, error) {
 	if err != nil {
 		return plan{}, err
 	}
-	p := plan{report: PruneReport{Decisions: decided(h, unreadable)}, sums: map[uint32]string{}, at: now, halt: h.Halt}
+	p := plan{report: PruneReport{Decisions: decided(h, unreadable)}, sums: map[uint32]string{}}
 	if unreadable != nil {
 		return p, unreadable
 	}
@@ -245,12 +242,12 @@ func (p *plan) intents() []*ledger.Intent {
 // carryOut condemns, records and removes. s.write is held.
 func (s *Store) carryOut(in *ledger.Intent, done *PruneReport) error {
 	if !s.condemn(in) {
-		return nil // every pack of it was claimed, or spared, since the plan was made
+		return nil // every pack of it was claimed since the plan was made
 	}
 	// The plan may be minutes old, and the wall clock may have been set since.
 	now, err := s.clock.Now()
 	if err == nil {
-		err = errors.Join(s.ended(in.Snapshots, now), s.marked(in, now))
+		err = s.ended(in.Snapshots, now)
 	}
 	if err != nil {
 		s.pardon(in)
@@ -298,8 +295,10 @@ func (s *Store) condemn(in *ledger.Intent) bool {
 		if !isPack {
 			return false
 		}
-		if s.claimed(n) || s.spared[n] {
-			return true
+		for _, c := range s.claims {
+			if c.packs.Contains(n) {
+				return true
+			}
 		}
 		s.state.packs[n].condemned = true
 		return false
