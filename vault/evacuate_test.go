@@ -87,7 +87,7 @@ func TestEvacuationChangesWhatComesBack(t *testing.T) {
 					break
 				}
 			case 7:
-				rep, err := m.Prune(ctx, false)
+				rep, err := pruneTwice(t, m.Vault, m.clock.Advance)
 				if err != nil {
 					r.Fatal(err)
 				}
@@ -311,7 +311,7 @@ func TestTwoSessionsThatLeaveTheSamePacksLoseSomething(t *testing.T) {
 		t.Errorf("the second session relies on %v, the first one on %v: it copied what the first had copied", relied[1], relied[0])
 	}
 	m.clock.Advance(time.Hour)
-	rep, err := m.Prune(t.Context(), false)
+	rep, err := pruneTwice(t, m.Vault, m.clock.Advance)
 	if err != nil {
 		t.Fatal(err)
 	}

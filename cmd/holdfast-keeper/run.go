@@ -142,7 +142,7 @@ func (k *house) isVault() (bool, error) {
 }
 
 func (k *house) openStore() (*worm.Store, error) {
-	return worm.Open(k.storage(), clock.Kernel(), worm.Options{Guard: true})
+	return worm.Open(k.storage(), clock.Kernel(), worm.Options{Guard: true, SessionsElsewhere: true})
 }
 
 // storage is the vault's directory. Where there are no flags, modes and leases are still kept as where there are.

@@ -17,6 +17,7 @@ func verbs() []*verb {
 		verbSnapshots(), verbShow(), verbLs(), verbCat(), verbTar(), verbDiff(),
 		verbPull(), verbCheck(), verbPrune(), verbExplain(), verbUsage(), verbIndexRebuild(),
 		verbLock(), verbLockShow(), verbHoldAdd(), verbHoldList(), verbHoldRemove(),
+		verbRequestMake(), verbRequestShow(),
 		verbRequestSubmit(), verbRequestVeto(), verbRequestList(), verbSecure(), verbSecureShow(), verbPeopleShow(),
 		verbCheckpoint(), verbProve(), verbConsistency(), verbCosign(), verbOrigin(),
 	}
@@ -69,7 +70,7 @@ and gives them back. Production holds no credential for the vault.
 		parent.AddCommand(c)
 	}
 	subCommand(root, "ledger").AddCommand(ledgerVerifyCommand(a), ledgerTilesCommand(a))
-	subCommand(root, "request").AddCommand(requestCommands(a)...)
+	requestCommands(a, subCommand(root, "request"))
 	for _, c := range []*cobra.Command{initCommand(a), sourceCommand(a), serveCommand(a)} {
 		c.GroupID = "keep"
 		root.AddCommand(c)

@@ -110,6 +110,9 @@ func makeCrypt(t testing.TB) *crypt {
 		c.pull(v, "web1", 4)
 		c.pull(v, "web2", 5)
 		at.Advance(time.Hour)
+		_, err := v.Prune(t.Context(), false) // marks
+		c.must(err)
+		at.Advance(25 * time.Hour)
 		rep, err := v.Prune(t.Context(), false)
 		c.must(err)
 		if len(rep.Snapshots) < 3 || len(rep.Packs) < 2 {

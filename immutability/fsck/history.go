@@ -124,13 +124,15 @@ type history struct {
 	removed   map[string]uint64 // file to the number of the intent that took it
 	last      *Stamp
 	clock     stamps
+	marks     marks
+	unmarked  bool // something was removed before there were marks, and that was told
 }
 
 func newHistory(r *Report, quiet func() bool) *history {
 	return &history{
 		r: r, quiet: quiet, keyrings: map[string]bool{}, packs: map[uint32]*Pack{}, manifests: map[string]*place{}, byID: map[string]*Snapshot{},
 		sources: map[string]sourceState{}, remaining: map[string][]*Snapshot{}, intents: map[uint64]*intentBody{}, done: map[uint64]bool{}, removed: map[string]uint64{},
-		latest: map[string]int64{}, clock: newStamps(),
+		latest: map[string]int64{}, clock: newStamps(), marks: newMarks(false),
 	}
 }
 
@@ -149,6 +151,9 @@ func (h *history) take(r *record) {
 		h.wrong(r, KindLedger, "the first record is not the one that begins a vault")
 	}
 	h.stamp(r)
+	if r.kind == "secure" {
+		h.marks = newMarks(h.marks.any) // once that is over, people have a day to look again
+	}
 	p := place{h.order, r.seq, r.at}
 	switch b := r.body.(type) {
 	case *initBody:
@@ -177,6 +182,8 @@ func (h *history) take(r *record) {
 		h.takeWitnessed(r, b)
 	case *clockBody:
 		h.takeClock(r, b)
+	case *markBody:
+		h.takeMark(r, b)
 	default:
 		h.r.Unknown[r.kind]++
 	}
@@ -268,6 +275,7 @@ func (h *history) takeCommit(r *record, b *commitBody, p place) {
 		h.wrong(r, KindRecord, "its label is %s, and the record was written at %s: the label or the stamp was changed", b.label, r.at.Wall.Format(time.RFC3339))
 	}
 	h.bornLocked(r, b.lock, h.policy().of(b.source))
+	delete(h.marks.manifests, b.snapshot)
 	s := &Snapshot{
 		ID: b.snapshot, Source: b.source, Label: b.label, Complete: b.state == reliance.Complete, Clean: b.clean,
 		commit: b, at: p, grants: []grant{{r.at, b.lock, r.seq}},
@@ -304,6 +312,7 @@ func (h *history) takeHold(r *record, b *holdBody) {
 		h.wrong(r, KindRecord, "it holds %s, which record %d removed", s.Address(), s.removed.seq)
 	}
 	s.holds++
+	delete(h.marks.snapshots, s.ID)
 }
 
 func (h *history) takeExtend(r *record, b *extendBody) {
@@ -332,6 +341,7 @@ func (h *history) takeExtend(r *record, b *extendBody) {
 		}
 	}
 	s.grants = append(s.grants, g)
+	delete(h.marks.snapshots, s.ID)
 }
 
 func (h *history) takeIntent(r *record, b *intentBody, p place) {
@@ -387,6 +397,7 @@ func (h *history) takeAway(r *record, id string, kept map[*Snapshot]string, p pl
 	if why := kept[s]; why != "" {
 		h.wrong(r, KindLock, "it removes %s, the newest %s snapshot of its source, which never goes", s.Address(), why)
 	}
+	ripe(h, r, h.marks.snapshots, id, s.Address())
 	s.removed = &p
 	h.remaining[s.Source] = slices.DeleteFunc(h.remaining[s.Source], func(o *Snapshot) bool { return o == s })
 }
@@ -426,6 +437,7 @@ func (h *history) takeFile(r *record, f intentFile, leaving map[string]bool, p p
 			h.wrong(r, KindRecord, "it removes %q with another SHA-256 than was sealed", f.file)
 			fallthrough
 		default:
+			ripe(h, r, h.marks.packs, n, f.file)
 			pack.removed = &p
 		}
 	} else if id, ok := manifestID(f.file); ok {
@@ -435,6 +447,8 @@ func (h *history) takeFile(r *record, f intentFile, leaving map[string]bool, p p
 			h.wrong(r, KindRecord, "it removes %q with another SHA-256 than its name", f.file)
 		case s != nil && s.removed == nil && !leaving[id]:
 			h.wrong(r, KindLock, "it removes the manifest of %s, and not the snapshot", s.Address())
+		case s == nil && h.removed[f.file] == 0:
+			ripe(h, r, h.marks.manifests, id, f.file)
 		}
 	} else {
 		h.wrong(r, KindRecord, "it removes %q, which is no pack and no manifest", f.file)

@@ -145,6 +145,7 @@ func (h *history) takePolicy(r *record, p policy) {
 		}
 	}
 	h.policies = append(h.policies, inForce{p, r.at})
+	clear(h.marks.snapshots) // it may want them
 }
 
 // policy is the one in force.

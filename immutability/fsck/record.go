@@ -210,6 +210,7 @@ var bodies = map[string]func(*object) any{
 	},
 	"policy":    func(o *object) any { return &policyBody{readPolicy(o), o.text("by")} },
 	"origin":    readOrigin,
+	"mark":      readMark,
 	"witnessed": readWitnessed,
 	"clock": func(o *object) any {
 		return &clockBody{event: o.text("event"), detail: o.text("detail"), off: o.number("off_s"), moved: o.number("moved_s"), times: o.number("times")}

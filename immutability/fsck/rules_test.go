@@ -53,6 +53,44 @@ var lies = []struct {
 		k.pass(1000).commit("web1", 100)
 		k.remove([]string{id})
 	}, KindLock, "when nothing expires"},
+	{"removed before its mark was a day old", func(k *maker) {
+		id, _ := marked(k)
+		k.pass(86400).remove([]string{id})
+	}, KindLock, "marked less than 24 hours before"},
+	{"a pack removed before its mark was a day old", func(k *maker) {
+		id, p := marked(k)
+		k.pass(86401).remove([]string{id})
+		k.mark(nil, p)
+		k.remove(nil, p)
+	}, KindLock, "marked less than 24 hours before"},
+	{"a mark that is a day old by the wall clock alone", func(k *maker) {
+		id, _ := marked(k)
+		k.at.Wall = k.at.Wall.Add(48 * time.Hour)
+		k.pass(1000).remove([]string{id})
+	}, KindLock, "marked less than 24 hours before"},
+	{"removed without a mark", func(k *maker) {
+		_, p := marked(k)
+		q := k.seal("t")
+		k.pass(86401).remove(nil, q)
+		_ = p
+	}, KindLock, "which no mark that counts had named"},
+	{"a mark that an extend took away", func(k *maker) {
+		id, _ := marked(k)
+		k.add("extend", map[string]any{"snapshot": id, "lock": lockOf("governance", 1000), "by": "a"})
+		k.pass(90000).remove([]string{id})
+	}, KindLock, "which no mark that counts had named"},
+	{"a mark that a policy took away", func(k *maker) {
+		id, _ := marked(k)
+		k.add("policy", map[string]any{"mode": "governance", "default_s": 2000, "min_s": 100, "max_s": 1000000, "by": ""})
+		k.pass(90000).remove([]string{id})
+	}, KindLock, "which no mark that counts had named"},
+	{"a mark that was taken back", func(k *maker) {
+		id, p := marked(k)
+		k.add("mark", map[string]any{"snapshots": []string{}, "packs": []uint32{}, "manifests": []string{}, "kept": map[string]any{"snapshots": []string{id}, "packs": []uint32{p}, "manifests": []string{}}})
+		k.pass(90000).remove([]string{id}, p)
+	}, KindLock, "which no mark that counts had named"},
+	{"a mark of what is not there", func(k *maker) { k.mark(nil, 77) }, KindRecord, "it marks pack 77, which is not there"},
+	{"a mark of a snapshot that is none", func(k *maker) { k.mark([]string{strings.Repeat("a", 64)}) }, KindRecord, "which is not there"},
 	{"the newest snapshot removed", func(k *maker) { id := k.commit("web1", 100); k.pass(1000); k.remove([]string{id}) }, KindLock, "which never goes"},
 	{"a manifest removed and not its snapshot", func(k *maker) {
 		id := k.commit("web1", 100)

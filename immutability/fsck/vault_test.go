@@ -217,6 +217,20 @@ func (k *maker) remove(ids []string, packs ...uint32) uint64 {
 	return k.add("intent", map[string]any{"files": files, "snapshots": ids, "reason": "prune"})
 }
 
+// mark writes that snapshots and packs are to be removed.
+func (k *maker) mark(ids []string, packs ...uint32) {
+	k.add("mark", map[string]any{"snapshots": append([]string{}, ids...), "packs": append([]uint32{}, packs...), "manifests": []string{}})
+}
+
+// marked is a vault with a snapshot and its pack that may go, and are marked.
+func marked(k *maker) (id string, pack uint32) {
+	pack = k.seal("s")
+	id = k.commit("web1", 1000, pack)
+	k.pass(10).commit("web1", 1000)
+	k.pass(2000).mark([]string{id}, pack)
+	return id, pack
+}
+
 // files writes the segments and the checkpoint.
 func (k *maker) files() memory {
 	for i, from := range k.segments {
@@ -262,6 +276,9 @@ func healthy(t testing.TB) *maker {
 		"sources": map[string]any{"db1": map[string]any{"min_s": 500}}})
 	k.add("clock", map[string]any{"event": "moved", "off_s": 700, "moved_s": 700, "times": 1, "detail": "x"})
 	k.pass(5000).commit("db1", 500, p3)
+	k.mark([]string{first}, p1, p2)
+	k.add("mark", map[string]any{"snapshots": []string{}, "packs": []uint32{}, "manifests": []string{}, "kept": map[string]any{"snapshots": []string{}, "packs": []uint32{p2}, "manifests": []string{}}})
+	k.pass(86401)
 	seq := k.remove([]string{first}, p1)
 	k.add("done", map[string]any{"intent": seq, "files": []string{manifestFile(first), "packs/00000001.pack"}})
 	return k

@@ -349,9 +349,8 @@ func (m *Mirror) Prune(ctx context.Context, dry bool) (worm.PruneReport, error) 
 	packs, snapshots := m.store.Packs(), plan.Decisions
 	var marked Condemned
 	err = m.ask(ctx, func(c *Client) (err error) {
-		marked, err = c.Condemn(ctx)
-		if err == nil {
-			_, err = c.Sweep(ctx)
+		if _, err = c.Sweep(ctx); err == nil {
+			marked, err = c.Condemn(ctx)
 		}
 		return err
 	})

@@ -203,11 +203,20 @@ type Hold struct {
 	By       string `json:"by"`
 }
 
-// Mark says what could be removed at its stamp. What no mark of at least a day before names is not removed.
+// Mark says what could be removed at its stamp. What no mark of at least a day before names is not removed. The newest
+// mark of something counts.
 type Mark struct {
 	Snapshots []string `json:"snapshots"` // IDs
 	Packs     []uint32 `json:"packs"`     // numbers
 	Manifests []string `json:"manifests"` // IDs of manifests that were never committed
+	Kept      *Kept    `json:"kept,omitempty"`
+}
+
+// Kept names what was marked before and may not go at the stamp of the record: its mark counts no more.
+type Kept struct {
+	Snapshots []string `json:"snapshots"`
+	Packs     []uint32 `json:"packs"`
+	Manifests []string `json:"manifests"`
 }
 
 // People are those of whom Threshold must sign what makes the vault forget faster.

@@ -41,6 +41,10 @@ const (
 // copyFinals takes packs and manifests along, one by one. What is there already and has the right hash stays.
 func (m *mover) copyFinals(ctx context.Context) error {
 	for _, it := range m.list.items {
+		if it.stays {
+			m.r.Stayed++
+			continue
+		}
 		if err := m.carry(ctx, it); err != nil {
 			return err
 		}
@@ -139,7 +143,7 @@ func (m *mover) transfer(ctx context.Context, it item, tmp string) (sum string, 
 	if err := m.o.New.Remove(tmp); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return "", 0, "", fmt.Errorf("the new place: %w", err)
 	}
-	from, err := m.o.Old.Open(it.name)
+	from, err := m.oldAll.Open(it.name)
 	if err != nil {
 		return "", 0, "", fmt.Errorf("the old place: %w", err)
 	}

@@ -23,6 +23,8 @@ type item struct {
 	has  int64  // bytes that it has; -1 if it is not there
 	// final says that it lies among the files that never change: it gets the flag of those.
 	final bool
+	// stays says that it lies in a further place, and is not touched.
+	stays bool
 }
 
 // inventory is what a place holds, by its ledger and by its directories.
@@ -60,7 +62,7 @@ func takeInventory(d durable.Disk) (*inventory, error) {
 		case r.Seal != nil:
 			in.named[r.Seal.File] = item{name: r.Seal.File, sum: r.Seal.SHA256, size: r.Seal.Bytes}
 		case r.Commit != nil:
-			file := manifestsDir + "/" + r.Commit.Snapshot + ".manifest"
+			file := manifestsDir + "/" + r.Commit.Snapshot + manifestSuffix
 			if _, sealed := in.named[file]; !sealed {
 				in.named[file] = item{name: file, sum: r.Commit.Snapshot, size: -1}
 			}
@@ -166,10 +168,20 @@ func (in *inventory) measure(d durable.Disk) error {
 	return errors.Join(in.leftovers(d), in.findSegments(d))
 }
 
+// stay marks the files that do not lie in the first directory of a place that has further ones.
+func (in *inventory) stay(first durable.Disk, further []durable.Place) {
+	for i := range in.items {
+		if len(further) > 0 {
+			_, err := first.Stat(in.items[i].name)
+			in.items[i].stays = errors.Is(err, fs.ErrNotExist)
+		}
+	}
+}
+
 // isFinalName says whether a name can be that of a pack or a manifest; whether it is one is for the store to say.
 func isFinalName(file string) bool {
 	base := path.Base(file)
-	return path.Dir(file) == packsDir && strings.HasSuffix(base, ".pack") || path.Dir(file) == manifestsDir && strings.HasSuffix(base, ".manifest")
+	return path.Dir(file) == packsDir && strings.HasSuffix(base, packSuffix) || path.Dir(file) == manifestsDir && strings.HasSuffix(base, manifestSuffix)
 }
 
 // leftovers are packs that nobody sealed. They are taken along, the empty ones as well: their content may be salvaged, and
@@ -182,7 +194,7 @@ func (in *inventory) leftovers(d durable.Disk) error {
 	for _, file := range slices.Sorted(maps.Keys(names)) {
 		size := names[file]
 		switch {
-		case !strings.HasSuffix(file, ".pack") || size < 0:
+		case !strings.HasSuffix(file, packSuffix) || size < 0:
 			if file != reserveFile {
 				in.left = append(in.left, file+": what an interrupted process left")
 			}

@@ -24,6 +24,11 @@ type Options struct {
 	// Old and New are the two places. The caller holds the vault's lock in both (worm.Lock), and has looked with Apart
 	// whether they are two. Retire does not write to New, which may be in use, and needs no lock there.
 	Old, New durable.Disk
+	// OldFurther are the further places of the vault, opened, where it has any: packs may lie in them (docs/PLACES.md). Run
+	// leaves what lies there where it is, and the list of them comes along, unless Collect is set: then all of it comes into the
+	// new directory. NewFurther are those of the new place, for Retire.
+	OldFurther, NewFurther []durable.Place
+	Collect                bool
 	// OldPath and NewPath are their directories, for marks and messages.
 	OldPath, NewPath string
 	// Guard gives the new place flags and the permissions that go with them, as worm.Options.Guard keeps it. New must be a
@@ -50,6 +55,8 @@ type Report struct {
 	// Files and Bytes were looked at; of these Copied and CopiedBytes were copied by this run, the rest was there already.
 	Files, Copied      int
 	Bytes, CopiedBytes int64
+	// Stayed are files in further places, which did not move.
+	Stayed int
 	// Damaged are files that are not what the ledger says, and came along as they are.
 	Damaged []Damaged
 	// Left are names that were not taken along, with a word why.
@@ -79,11 +86,14 @@ const (
 	lockName     = "lock"
 	identityFile = "vault.json"
 	keyringFile  = "keyring"
+	placesFile   = "places"
 
 	movingName = "moving"
 	movedName  = "moved"
 
-	tmpSuffix = ".tmp"
+	tmpSuffix      = ".tmp"
+	packSuffix     = ".pack"
+	manifestSuffix = ".manifest"
 )
 
 // finals are the directories of files that never change.
@@ -94,10 +104,12 @@ type mover struct {
 	o     Options
 	old   durable.GuardedDisk // nil where the old place has no flags
 	guard durable.GuardedDisk // the new place, nil without flags
-	list  *inventory
-	r     *Report
-	done  int64 // bytes looked at
-	total int64
+	// oldAll and newAll are the places with their further ones.
+	oldAll, newAll durable.Disk
+	list           *inventory
+	r              *Report
+	done           int64 // bytes looked at
+	total          int64
 }
 
 // Run moves the vault in o.Old to o.New. On return without an error everything is in the new place, verified and durable,
@@ -111,6 +123,17 @@ func Run(ctx context.Context, o Options) (*Report, error) {
 	if err != nil {
 		return m.r, err
 	}
+	stays := !o.Collect
+	if gone != nil {
+		_, err := o.New.Stat(placesFile)
+		stays = err == nil // as the run that was cut had it
+	}
+	if m.o.NewFurther = nil; stays {
+		m.o.NewFurther = o.OldFurther
+	}
+	if err := m.join(); err != nil {
+		return m.r, err
+	}
 	if gone != nil {
 		return m.r, m.finish(ctx, *gone)
 	}
@@ -120,6 +143,29 @@ func Run(ctx context.Context, o Options) (*Report, error) {
 		}
 	}
 	return m.r, m.handOver()
+}
+
+// join makes of each place and its further ones what a store works on.
+func (m *mover) join() (err error) {
+	if m.oldAll, err = join(m.o.Old, m.o.OldPath, m.o.OldFurther); err != nil {
+		return fmt.Errorf("the old place: %w", err)
+	}
+	if m.newAll, err = join(m.o.New, m.o.NewPath, m.o.NewFurther); err != nil {
+		return fmt.Errorf("the new place: %w", err)
+	}
+	return nil
+}
+
+func join(first durable.Disk, path string, further []durable.Place) (durable.Disk, error) {
+	if len(further) == 0 {
+		return first, nil
+	}
+	g, ok := first.(durable.GuardedDisk)
+	if !ok {
+		return nil, errors.New("a disk that cannot have further places")
+	}
+	return durable.NewSpan(append([]durable.Place{{Number: 1, Path: path, Disk: g}}, further...),
+		durable.SpanOptions{Sealed: packsDir, Growing: incomingDir, Suffix: packSuffix})
 }
 
 // where finds out what an earlier run did. gone is the old place's mark where that stands already.
@@ -204,7 +250,7 @@ func flagged(d durable.Disk) (durable.GuardedDisk, error) {
 // begin brings the old place to rest, counts what it has, and keeps every writer out of the new one.
 func (m *mover) begin(ctx context.Context) error {
 	// Whatever an interrupted process left there is finished or recorded first, by the functions that run every day.
-	store, err := worm.Open(m.o.Old, m.o.Clock, worm.Options{Guard: m.old != nil})
+	store, err := worm.Open(m.oldAll, m.o.Clock, worm.Options{Guard: m.old != nil})
 	if err != nil {
 		return fmt.Errorf("the old place: %w", err)
 	}
@@ -216,9 +262,10 @@ func (m *mover) begin(ctx context.Context) error {
 		return fmt.Errorf("the old place: %w", err)
 	}
 	m.r.Vault, m.r.Size, m.r.Root = m.list.vault, m.list.size, m.list.root
-	if err := m.list.measure(m.o.Old); err != nil {
+	if err := m.list.measure(m.oldAll); err != nil {
 		return fmt.Errorf("the old place: %w", err)
 	}
+	m.list.stay(m.o.Old, m.o.NewFurther)
 	if bad := m.list.damaged; len(bad) > 0 && !m.o.WithDamage {
 		m.r.Damaged = bad
 		return m.refuseDamage()
@@ -296,9 +343,10 @@ func (m *mover) finish(ctx context.Context, moved worm.Moved) error {
 		// It may be gone in the cache alone.
 		return m.o.New.SyncDir(".")
 	}
-	if err := list.measure(m.o.New); err != nil {
+	if err := list.measure(m.newAll); err != nil {
 		return fmt.Errorf("the new place: %w", err)
 	}
+	list.stay(m.o.New, m.o.NewFurther)
 	m.list = list
 	if err := m.prove(ctx, m.o.New, list, "verifying"); err != nil {
 		return err

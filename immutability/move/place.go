@@ -104,7 +104,7 @@ func (m *mover) directories() error {
 func (m *mover) clear() error {
 	wanted := map[string]bool{}
 	for _, it := range m.list.items {
-		wanted[it.name] = true
+		wanted[it.name] = !it.stays
 	}
 	for _, name := range m.list.segments {
 		wanted[name] = true
@@ -126,7 +126,7 @@ func (m *mover) clear() error {
 			return err
 		}
 	}
-	return nil
+	return m.discard(placesFile)
 }
 
 // roomy is a disk that knows how much room it has.
@@ -136,6 +136,9 @@ type roomy interface{ Free() (int64, error) }
 func (m *mover) room(context.Context) error {
 	var need, have int64
 	for _, it := range m.list.items {
+		if it.stays {
+			continue
+		}
 		m.total += it.has
 		info, err := m.o.New.Stat(it.name)
 		if err == nil && info.Size() == it.has {
@@ -185,7 +188,10 @@ func (m *mover) copyRest(ctx context.Context) error {
 		name     string
 		perm     fs.FileMode
 		optional bool
-	}{{identityFile, 0o644, true}, {keyringFile, file, true}, {signerFile, ownFile, false}, {clockFile, ownFile, true}} {
+	}{{placesFile, file, true}, {identityFile, 0o644, true}, {keyringFile, file, true}, {signerFile, ownFile, false}, {clockFile, ownFile, true}} {
+		if f.name == placesFile && len(m.o.NewFurther) == 0 {
+			continue // what lies in them comes along, or there are none
+		}
 		err := m.small(f.name, f.name, f.perm)
 		if f.optional && errors.Is(err, fs.ErrNotExist) {
 			m.r.Left = append(m.r.Left, f.name+": it is not there")
@@ -290,7 +296,7 @@ func (m *mover) cache(ctx context.Context, dir string, depth int) error {
 }
 
 // known are the names in a vault's root that are taken along, and those that belong to a process.
-var known = []string{packsDir, manifestsDir, ledgerDir, notesDir, keeperDir, incomingDir, identityFile, keyringFile, lockName, movingName, movedName}
+var known = []string{packsDir, manifestsDir, ledgerDir, notesDir, keeperDir, incomingDir, identityFile, keyringFile, placesFile, lockName, movingName, movedName}
 
 // leftBehind names what else lies in the old root.
 func (m *mover) leftBehind() {

@@ -33,6 +33,9 @@ func Retire(ctx context.Context, o Options) (*Report, error) {
 	if m.old, err = flagged(o.Old); err != nil {
 		return m.r, fmt.Errorf("the old place: %w", err)
 	}
+	if err := m.join(); err != nil {
+		return m.r, err
+	}
 	if err := m.untouched(moved); err != nil {
 		return m.r, fmt.Errorf("the old place: %w", err)
 	}
@@ -91,15 +94,16 @@ func (m *mover) successor(ctx context.Context, moved worm.Moved) error {
 
 // guarded counts what the new place holds and looks at its flags.
 func (m *mover) guarded(list *inventory) error {
-	if err := list.measure(m.o.New); err != nil {
+	if err := list.measure(m.newAll); err != nil {
 		return err
 	}
+	list.stay(m.o.New, m.o.NewFurther)
 	guard, err := flagged(m.o.New)
 	switch {
 	case err != nil:
 		return err
 	case guard != nil:
-		return exposed(guard, list)
+		return exposed(m.newAll, list)
 	case m.old != nil && !m.o.AcceptWeaker:
 		return errors.New("its files are not immutable, and those of the old one are: start its keeper, or accept it with --accept-weaker-protection")
 	}
@@ -110,14 +114,16 @@ func (m *mover) guarded(list *inventory) error {
 func (m *mover) apart(list *inventory) error {
 	names := slices.Clone(list.segments)
 	for _, it := range list.items {
-		names = append(names, it.name)
+		if !it.stays {
+			names = append(names, it.name)
+		}
 	}
 	for _, name := range names {
 		here, err := m.o.New.Stat(name)
 		if err != nil {
 			continue // told by who reads it
 		}
-		if there, err := m.o.Old.Stat(name); err == nil && os.SameFile(here, there) {
+		if there, err := m.oldAll.Stat(name); err == nil && os.SameFile(here, there) {
 			return fmt.Errorf("%s is the same file as in %q: the two are one, by a mount or a second name", name, m.o.OldPath)
 		}
 	}
@@ -138,7 +144,7 @@ func (m *mover) judge(ctx context.Context, list *inventory) error {
 			continue
 		}
 		m.r.Damaged = append(m.r.Damaged, bad)
-		sum, _, err := m.read(ctx, m.o.Old, bad.File, "")
+		sum, _, err := m.read(ctx, m.oldAll, bad.File, "")
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
@@ -152,28 +158,55 @@ func (m *mover) judge(ctx context.Context, list *inventory) error {
 	return nil
 }
 
-// unseal lifts the flags of the old place: files first, then their directories, the root last. Nothing is taken away.
+// unseal lifts the flags of the old place, and of those of its further places that the new one does not have. Nothing is
+// taken away.
 func (m *mover) unseal() error {
 	if m.old == nil {
 		return nil
 	}
-	for _, dir := range []string{packsDir, manifestsDir, ledgerDir, incomingDir} {
-		names, err := sizes(m.o.Old, dir)
+	for _, p := range m.o.OldFurther {
+		if slices.ContainsFunc(m.o.NewFurther, func(q durable.Place) bool { return samePlace(p, q) }) {
+			continue
+		}
+		if err := unsealPlace(p.Disk, packsDir, incomingDir); err != nil {
+			return fmt.Errorf("%v of the old place: %w", &p, err)
+		}
+	}
+	if err := unsealPlace(m.old, packsDir, manifestsDir, ledgerDir, incomingDir); err != nil {
+		return fmt.Errorf("the old place: %w", err)
+	}
+	return nil
+}
+
+// samePlace says whether two further places are one directory, wherever it is mounted.
+func samePlace(p, q durable.Place) bool {
+	if p.Path == q.Path || p.Disk == q.Disk {
+		return true
+	}
+	a, aerr := p.Disk.Stat(".")
+	b, berr := q.Disk.Stat(".")
+	return aerr == nil && berr == nil && os.SameFile(a, b)
+}
+
+// unsealPlace lifts the flags in a directory: files first, then their directories, the root last.
+func unsealPlace(d durable.GuardedDisk, dirs ...string) error {
+	for _, dir := range dirs {
+		names, err := sizes(d, dir)
 		if err != nil {
-			return fmt.Errorf("the old place: %w", err)
+			return err
 		}
 		for _, name := range slices.Sorted(maps.Keys(names)) {
 			if names[name] < 0 {
 				continue // no file, so none of ours
 			}
-			if err := m.old.SetFlags(name, 0, durable.Immutable|durable.AppendOnly); err != nil {
-				return fmt.Errorf("the old place: %w", err)
+			if err := d.SetFlags(name, 0, durable.Immutable|durable.AppendOnly); err != nil {
+				return err
 			}
 		}
 	}
-	for _, dir := range []string{packsDir, manifestsDir, ledgerDir, incomingDir, "."} {
-		if err := m.old.SetFlags(dir, 0, durable.Immutable|durable.AppendOnly); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return fmt.Errorf("the old place: %w", err)
+	for _, dir := range append(dirs, ".") {
+		if err := d.SetFlags(dir, 0, durable.Immutable|durable.AppendOnly); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
 		}
 	}
 	return nil

@@ -138,8 +138,7 @@ func (w *two) ahead() error {
 
 // bare lifts every flag of the new place.
 func (w *two) bare() error {
-	m := mover{o: Options{Old: w.new}, old: w.new}
-	return m.unseal()
+	return unsealPlace(w.new, packsDir, manifestsDir, ledgerDir, incomingDir)
 }
 
 // TestDamageThatBothHave: what came along damaged keeps nobody from giving the old place up, once that is said.

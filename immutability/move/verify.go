@@ -69,7 +69,7 @@ func (m *mover) verify(ctx context.Context) error {
 	if list.size != m.list.size || list.root != m.list.root || list.verifier != m.list.verifier {
 		return fmt.Errorf("the new place: its ledger has %d records with root %s, and the old one %d with %s", list.size, list.root, m.list.size, m.list.root)
 	}
-	if err := list.measure(m.o.New); err != nil {
+	if err := list.measure(m.newAll); err != nil {
 		return fmt.Errorf("the new place: %w", err)
 	}
 	if len(list.items) != len(m.list.items) {
@@ -81,7 +81,7 @@ func (m *mover) verify(ctx context.Context) error {
 		}
 	}
 	if m.guard != nil {
-		if err := exposed(m.guard, list); err != nil {
+		if err := exposed(m.newAll, list); err != nil {
 			return fmt.Errorf("the new place: %w", err)
 		}
 	}
@@ -89,7 +89,11 @@ func (m *mover) verify(ctx context.Context) error {
 }
 
 // exposed gives an error for the first file or directory that lacks the flag that it must have.
-func exposed(d durable.GuardedDisk, list *inventory) error {
+func exposed(place durable.Disk, list *inventory) error {
+	d, ok := place.(durable.GuardedDisk)
+	if !ok {
+		return errors.New("a disk without flags")
+	}
 	want := func(name string, flag durable.Flags) error {
 		f, err := d.Flags(name)
 		if err == nil && f&flag == 0 {
@@ -124,11 +128,11 @@ func exposed(d durable.GuardedDisk, list *inventory) error {
 // compare has both places looked at by the store's own check and by the checker that shares no code with it: whatever either
 // finds in the new one and not in the old one came in with the move.
 func (m *mover) compare(ctx context.Context) error {
-	before, err := findings(ctx, m.o.Old, m)
+	before, err := findings(ctx, m.oldAll, m)
 	if err != nil {
 		return fmt.Errorf("the old place: %w", err)
 	}
-	after, err := findings(ctx, m.o.New, m)
+	after, err := findings(ctx, m.newAll, m)
 	if err != nil {
 		return fmt.Errorf("the new place: %w", err)
 	}
@@ -192,7 +196,8 @@ type file struct {
 
 func (f file) Stat() (fs.FileInfo, error) { return f.stat() }
 
-// prove reads every file that the ledger of a place names, from its medium, and gives those that are not what it says.
+// prove reads every file that the ledger of a place names and that lies in its first directory, from the medium, and adds
+// those that are not what it says to the damaged ones.
 func (m *mover) prove(ctx context.Context, d durable.Disk, list *inventory, step string) error {
 	bad := map[string]bool{}
 	for _, b := range list.damaged {
@@ -200,9 +205,15 @@ func (m *mover) prove(ctx context.Context, d durable.Disk, list *inventory, step
 	}
 	m.done, m.total = 0, 0
 	for _, it := range list.items {
-		m.total += it.has
+		if !it.stays {
+			m.total += it.has
+		}
 	}
 	for _, it := range list.items {
+		if it.stays {
+			m.r.Stayed++
+			continue
+		}
 		m.r.Files++
 		m.r.Bytes += it.has
 		if it.sum == "" || bad[it.name] {

@@ -225,3 +225,12 @@ func validName(name string) bool {
 }
 
 var errShort = errors.New("it ends too early")
+
+// Fingerprint is that of a key as Person has it: SHA256:..., as ssh-keygen -l shows it.
+func Fingerprint(key string) (string, error) {
+	k, err := parseKey(key)
+	if err != nil {
+		return "", err
+	}
+	return describe(k.Marshal()), nil
+}

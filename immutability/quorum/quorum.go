@@ -7,6 +7,7 @@ package quorum
 
 import (
 	"bytes"
+	"encoding/base64"
 	"errors"
 	"fmt"
 )
@@ -39,6 +40,26 @@ func Verify(data, signature []byte, p People) (person, fingerprint string, blob 
 		return "", "", nil, fmt.Errorf("signature of %s with the key %s: %w", name, describe(s.key), err)
 	}
 	return name, describe(s.key), s.blob, nil
+}
+
+// Inspect says which key made a signature over data: its fingerprint. Whose key that is, it does not know. With an error the
+// signature counts for nobody.
+func Inspect(data, signature []byte) (fingerprint string, err error) {
+	if len(data) > MaxRequest {
+		return "", fmt.Errorf("signature over %d bytes, and a request has at most %d", len(data), MaxRequest)
+	}
+	s, err := parseSignature(signature)
+	if err != nil {
+		return "", err
+	}
+	key, err := parseKey(kindOf(s.key) + " " + base64.StdEncoding.EncodeToString(s.key))
+	if err == nil {
+		err = s.verify(data, key)
+	}
+	if err != nil {
+		return "", fmt.Errorf("signature with the key %s: %w", describe(s.key), err)
+	}
+	return describe(s.key), nil
 }
 
 // Judge says which people signed a request: at least as many different ones as the threshold demands, or an error. One

@@ -184,16 +184,16 @@ func (h History) anchors(places []int) anchors {
 	return a
 }
 
-// isRecent says whether a snapshot was committed at most so long before the newest good one of its source, or before the newest
-// of all. Which came after the newest good one is held against the newest of all alone: a source that is never good again
-// would fill the disk otherwise.
+// isRecent says whether a snapshot was committed at most so long before the newest good one of its source. One that came after
+// that, or where none is good, is held against the newest of all: what a source sends that is never good again would fill the
+// disk otherwise.
 func (h History) isRecent(a anchors, within time.Duration, i int) (from string, ok bool) {
-	if within <= 0 || a.last < 0 {
+	from = newestGood
+	if i > a.good {
+		from = ""
+	}
+	if within <= 0 || a.of(from) < 0 {
 		return "", false
 	}
-	at := h.Snapshots[i].Committed
-	if i <= a.good && !at.Before(h.Snapshots[a.good].Committed.Add(-within)) {
-		return newestGood, true
-	}
-	return "", !at.Before(h.Snapshots[a.last].Committed.Add(-within))
+	return from, !h.Snapshots[i].Committed.Before(h.Snapshots[a.of(from)].Committed.Add(-within))
 }

@@ -304,8 +304,8 @@ func (s *Store) unsaved(session string, packs *roaring.Bitmap) *roaring.Bitmap {
 	condemned, bytes := roaring.New(), int64(0)
 	s.mu.Lock()
 	source := s.sourceOf(session)
-	for n := range s.marks.packs {
-		if p := s.state.packs[n]; p != nil && packs.Contains(n) {
+	for n := range s.state.marks.packs {
+		if p := s.state.packs[n]; p != nil && packs.Contains(n) && !s.spared[n] {
 			condemned.Add(n)
 			bytes += p.Bytes
 		}

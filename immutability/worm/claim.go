@@ -42,11 +42,7 @@ func (s *Store) Claim(session string, packs *roaring.Bitmap) (missing *roaring.B
 		return missing
 	}
 	s.claim(session, now).packs.Or(granted)
-	for n := range s.marks.packs {
-		if granted.Contains(n) {
-			delete(s.marks.packs, n)
-		}
-	}
+	s.spare(granted)
 	return missing
 }
 
@@ -54,7 +50,8 @@ func (s *Store) Claim(session string, packs *roaring.Bitmap) (missing *roaring.B
 func (s *Store) ClaimOne(session string, pack uint32) bool {
 	now := s.claimedAt()
 	s.mu.Lock()
-	_, marked := s.marks.packs[pack]
+	_, marked := s.state.marks.packs[pack]
+	marked = marked && !s.spared[pack]
 	s.mu.Unlock()
 	if marked {
 		return !s.Claim(session, roaring.BitmapOf(pack)).Contains(pack)
@@ -65,7 +62,9 @@ func (s *Store) ClaimOne(session string, pack uint32) bool {
 		return false
 	}
 	s.claim(session, now).packs.Add(pack)
-	delete(s.marks.packs, pack)
+	if _, marked := s.state.marks.packs[pack]; marked {
+		s.spared[pack] = true
+	}
 	return true
 }
 

@@ -82,10 +82,13 @@ func TestWallClockSetBackWhileARecordIsDecidedLooksLikeAnAttack(t *testing.T) {
 		commit(t, s, "web1", "s1", ledger.Lock{ForSeconds: 3600})
 		src.Advance(time.Minute)
 		second := commit(t, s, "web1", "s2", ledger.Lock{ForSeconds: 3600})
+		src.Advance(time.Hour)
+		_, err := s.Prune(ctx, false)
+		must(t, err)
 		must(t, s.Close())
-		src.Advance(time.Hour - 30*time.Second) // the first has run for half a minute
+		src.Advance(condemnedFor + 30*time.Second) // the first was marked for half a minute more than it must have been
 		step := &stepping{Manual: src, back: time.Minute}
-		s, err := Open(d, step, Options{})
+		s, err = Open(d, step, Options{})
 		must(t, err)
 		step.left = left
 		rep, err := s.Prune(ctx, false)

@@ -126,8 +126,7 @@ func TestSealedFilesCanBeTouched(t *testing.T) {
 		}
 	}
 	src.Advance(3 * time.Hour)
-	rep, err := s.Prune(ctx, false)
-	must(t, err)
+	rep := gone(t, s, src)
 	if len(rep.Snapshots) != 1 || rep.Snapshots[0] != first.ID || len(rep.Packs) != 1 {
 		t.Errorf("%+v", rep)
 	}

@@ -308,8 +308,7 @@ func TestLockOfAModeFromTheFutureRunsOut(t *testing.T) {
 		`"extend":{"snapshot":%q,"lock":{"mode":"perpetual","for_s":0},"by":"x"}`, s.Ledger().Size(), snap.ID))
 	s = open(t, d, src)
 	src.Advance(3 * time.Hour)
-	rep, err := s.Prune(ctx, false)
-	must(t, err)
+	rep := gone(t, s, src)
 	if len(rep.Snapshots) > 0 {
 		t.Errorf("%+v", rep)
 	}

@@ -25,6 +25,38 @@ type promised struct {
 	grants          []promise
 	packs           []uint32
 	held, gone      bool
+	marked          notice
+}
+
+// notice is since when something is told to go a day later: not at all, or from a real moment on.
+type notice struct {
+	told bool
+	at   time.Duration
+	// spared says that somebody who cannot be seen in the ledger needed it since.
+	spared bool
+}
+
+// tells follows what the vault says after it may have marked something.
+func (n *notice) tells(marked bool, real time.Duration) {
+	switch {
+	case !marked:
+		*n = notice{}
+	case !n.told || n.spared:
+		*n = notice{told: true, at: real}
+	}
+}
+
+// due says why it must not go yet, or "".
+func (m *model) due(n notice) string {
+	switch {
+	case !n.told:
+		return "it was never marked"
+	case n.spared:
+		return "it was claimed since it was marked"
+	case m.trusted && m.real-n.at < day:
+		return fmt.Sprintf("it was marked %v ago", m.real-n.at)
+	}
+	return ""
 }
 
 // promise is a lock: from this real moment for so long.
@@ -39,6 +71,7 @@ type stored struct {
 	sealed    time.Duration
 	committed bool
 	gone      bool
+	marked    notice
 }
 
 func newModel(trusted bool) *model { return &model{trusted: trusted, packs: map[uint32]*stored{}} }
@@ -110,6 +143,9 @@ func (m *model) mayGo(s *promised) string {
 	if why := m.protected(s); why != "" {
 		return why
 	}
+	if why := m.due(s.marked); why != "" {
+		return why
+	}
 	return m.keeps(s)
 }
 
@@ -120,6 +156,9 @@ func (m *model) packMayGo(n uint32) string {
 		return "it is none, or went before"
 	}
 	if why := m.shift.holds(); why != "" {
+		return why
+	}
+	if why := m.due(p.marked); why != "" {
 		return why
 	}
 	for _, s := range m.snaps {

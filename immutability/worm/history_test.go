@@ -82,6 +82,13 @@ func live(seed uint64, guard, tame bool, steps int) (h *history, err error) {
 	if err = h.remove(0); err == nil {
 		err = h.look()
 	}
+	if err == nil {
+		h.pass(25*time.Hour, false)
+		err = h.remove(0)
+	}
+	if err == nil {
+		err = h.look()
+	}
 	if err == nil && h.r.IntN(4) == 0 {
 		err = h.end()
 	}
@@ -320,7 +327,13 @@ func (h *history) end() error {
 		}
 	}
 	h.mod.trusted = false // what was promised by clocks that lied ends as they said
-	if err := h.remove(0); err != nil {
+	for range 2 {
+		if err := h.remove(0); err != nil {
+			return err
+		}
+		h.pass(25*time.Hour, false)
+	}
+	if err := h.remove(2); err != nil {
 		return err
 	}
 	all, err := h.store.Snapshots()

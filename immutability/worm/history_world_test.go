@@ -68,8 +68,7 @@ type history struct {
 	old   []byte          // a state file of before
 	trust worm.Witnesses
 	seers []*seer
-	liars int             // of the witnesses
-	at    []time.Duration // when something was condemned, in this process
+	liars int // of the witnesses
 }
 
 var errBroken = errors.New("a promise is broken")
@@ -93,8 +92,30 @@ func (h *history) open() error {
 	if err != nil {
 		return fmt.Errorf("open: %w", err)
 	}
-	h.store, h.at = s, nil
+	h.store = s
+	// What was marked when the power failed is marked; what was claimed in a process that is gone is claimed by nobody.
+	marked := s.Marked()
+	for n, p := range h.mod.packs {
+		_, is := marked.Packs[n]
+		p.marked.spared = false
+		p.marked.tells(is, h.mod.real)
+	}
+	h.marked()
 	return s.TrustWitnesses(h.trust)
+}
+
+// marked asks what is marked.
+func (h *history) marked() {
+	m := h.store.Marked()
+	for _, p := range h.mod.snaps {
+		_, is := m.Snapshots[p.id]
+		p.marked.tells(is, h.mod.real)
+	}
+	for n, p := range h.mod.packs {
+		if _, is := m.Packs[n]; is || !p.marked.spared {
+			p.marked.tells(is, h.mod.real)
+		}
+	}
 }
 
 // pass lets time pass. Honest clocks follow; a machine that sleeps counts no MONOTONIC_RAW.
@@ -227,6 +248,7 @@ func (h *history) commit() error {
 		for _, p := range h.store.Packs() {
 			if h.r.IntN(2) == 0 && p.Number != n && h.store.ClaimOne(session, p.Number) {
 				packs = append(packs, p.Number)
+				h.mod.packs[p.Number].marked.spared = true
 			}
 		}
 	}
@@ -297,6 +319,7 @@ func (h *history) extend() error {
 			return err
 		}
 		p.held = true
+		p.marked = notice{}
 		return nil
 	}
 	seconds := int64(length/time.Second) + 1
@@ -313,6 +336,7 @@ func (h *history) extend() error {
 	more := promise{at: h.mod.real, length: time.Duration(seconds) * time.Second, compliance: mode == ledger.Compliance}
 	more.until = h.m.origin.Add(h.m.wall).Truncate(time.Second).Add(more.length)
 	p.grants = append(p.grants, more)
+	p.marked = notice{}
 	h.say("extend %.8s by %d s, %s", p.id, seconds, mode)
 	return nil
 }
@@ -325,20 +349,19 @@ func (h *history) remove(how int) error {
 	case 0:
 		rep, err = h.store.Prune(context.Background(), false)
 	case 1:
-		_, _, err = h.store.Condemn(context.Background())
-		h.at = append(h.at, h.mod.real)
-		h.say("condemn: %v", err)
+		var snapshots, packs int
+		snapshots, packs, err = h.store.Condemn(context.Background())
+		h.say("condemn marks %d snapshots and %d packs: %v", snapshots, packs, err)
+		h.marked()
 		return err
 	default:
 		rep, err = h.store.Sweep(context.Background())
-		if len(rep.Snapshots)+len(rep.Packs) > 0 && h.mod.trusted && (len(h.at) == 0 || h.mod.real-h.at[0] < day) {
-			return broken("swept %v less than a day after it was condemned", rep.Snapshots)
-		}
 	}
 	h.say("%s takes %d snapshots and %d packs: %v", []string{"prune", "", "sweep"}[how], len(rep.Snapshots), len(rep.Packs), err)
 	if werr := h.went(rep); werr != nil {
 		return werr
 	}
+	h.marked()
 	return err
 }
 

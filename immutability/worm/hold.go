@@ -60,6 +60,7 @@ func (s *Store) Hold(ctx context.Context, id, reason, by string) (Snapshot, erro
 	if _, err := s.append(ledger.Record{Kind: ledger.KindHold, Hold: &ledger.Hold{Snapshot: id, Reason: reason, By: by}}); err != nil {
 		return Snapshot{}, fmt.Errorf("snapshot %s: hold: %w", id, err)
 	}
+	s.kept(id)
 	return s.snapshot(id)
 }
 

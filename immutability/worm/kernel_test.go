@@ -277,10 +277,10 @@ func (k *cutting) step(s *Store) error {
 		_, _, err := s.Condemn(ctx)
 		return err
 	case choice == 7:
-		k.src.Advance(condemnedFor)
+		k.src.Advance(condemnedFor + 2*time.Second)
 		return k.m.removing(s, k.src, s.Sweep)
 	case choice == 8:
-		k.src.Advance(3 * time.Hour)
+		k.src.Advance(30 * time.Hour)
 		return k.m.prune(s, k.src)
 	}
 	ring := make([]byte, 1+k.rng.IntN(keyringMax/2)) // large ones fill segments

@@ -29,6 +29,7 @@ type policyState struct {
 func (st *state) applyPolicy(p ledger.Policy, at clock.Stamp) {
 	if p.Check() == nil {
 		st.policies = append(st.policies, policyState{at, p})
+		clear(st.marks.snapshots) // another policy may keep them, for a while too
 	}
 }
 

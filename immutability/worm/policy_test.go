@@ -166,8 +166,7 @@ func TestHeldSnapshotNeverGoes(t *testing.T) {
 	src.Advance(1000 * day)
 	must(t, s.Close())
 	s = open(t, d, src)
-	rep, err := s.Prune(ctx, false)
-	must(t, err)
+	rep := gone(t, s, src)
 	all, err := s.Snapshots()
 	must(t, err)
 	if len(rep.Snapshots)+len(rep.Packs) > 0 || len(all) != 2 || len(all[0].Holds) != 3 {

@@ -2,6 +2,7 @@ package worm
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"path"
@@ -28,8 +29,7 @@ type PruneReport struct {
 	Snapshots []string             // IDs
 	Packs     []uint32
 	Bytes     int64 // of these packs
-	// MarkedSnapshots and MarkedPacks are how many were newly marked, to be removed a day later at the earliest. Only a
-	// keeper marks first.
+	// MarkedSnapshots and MarkedPacks are how many were newly marked, to be removed a day later at the earliest.
 	MarkedSnapshots, MarkedPacks int
 }
 
@@ -39,13 +39,12 @@ func (s *Store) Plan(ctx context.Context) ([]retention.Decision, error) {
 	return p.report.Decisions, err
 }
 
-// Prune removes the snapshots whose locks have run and that no rule keeps, then the packs that no
-// remaining snapshot and no session relies on. With dry it only says which.
+// Prune is Sweep, then Condemn: it removes what was marked at least a day before and still may go, and marks what may go now.
+// So what may go is gone after two of them, a day apart. With dry it only says what may go now, marked or not.
 //
-// Each removal is first an intent in the ledger: from that record on the files are gone, and if the
-// removal is cut the next Open or Prune carries it out. Prune refuses to remove anything while a
-// remaining snapshot's manifest cannot be read. What the report lists is gone even when an error
-// comes with it.
+// Each removal is first an intent in the ledger: from that record on the files are gone, and if the removal is cut the next
+// Open or Prune carries it out. Prune refuses to remove or mark anything while a remaining snapshot's manifest cannot be
+// read. What the report lists is gone, or marked, even when an error comes with it.
 func (s *Store) Prune(ctx context.Context, dry bool) (PruneReport, error) {
 	if !dry {
 		if err := s.writable(); err != nil {
@@ -54,16 +53,18 @@ func (s *Store) Prune(ctx context.Context, dry bool) (PruneReport, error) {
 	}
 	s.write.Lock()
 	defer s.write.Unlock()
-	if !dry {
-		s.flush()
-		_, _ = s.carry(ctx) // what cannot be recorded now is due the next time
-		s.sweep()
-	}
-	p, err := s.plan(ctx)
-	if err != nil || dry {
+	if dry {
+		p, err := s.plan(ctx)
 		return p.report, err
 	}
-	return s.execute(ctx, p)
+	s.flush()
+	_, _ = s.carry(ctx) // what cannot be recorded now is due the next time
+	rep, err := s.sweepMarked(ctx)
+	if err == nil {
+		err = s.mark(ctx, &rep)
+	}
+	s.tell(&rep)
+	return rep, err
 }
 
 // execute carries a plan out. s.write is held.
@@ -84,6 +85,8 @@ func (s *Store) execute(ctx context.Context, p plan) (PruneReport, error) {
 type plan struct {
 	report  PruneReport
 	orphans []string // manifests that were never committed
+	at      clock.Stamp
+	halt    string // why nothing may be removed at all, or ""
 	sums    map[uint32]string
 }
 
@@ -96,7 +99,7 @@ func (s *Store) plan(ctx context.Context) (plan, error) {
 	if err != nil {
 		return plan{}, err
 	}
-	p := plan{report: PruneReport{Decisions: decided(h, unreadable)}, sums: map[uint32]string{}}
+	p := plan{report: PruneReport{Decisions: decided(h, unreadable)}, sums: map[uint32]string{}, at: now, halt: h.Halt}
 	if unreadable != nil {
 		return p, unreadable
 	}
@@ -242,12 +245,12 @@ func (p *plan) intents() []*ledger.Intent {
 // carryOut condemns, records and removes. s.write is held.
 func (s *Store) carryOut(in *ledger.Intent, done *PruneReport) error {
 	if !s.condemn(in) {
-		return nil // every pack of it was claimed since the plan was made
+		return nil // every pack of it was claimed, or spared, since the plan was made
 	}
 	// The plan may be minutes old, and the wall clock may have been set since.
 	now, err := s.clock.Now()
 	if err == nil {
-		err = s.ended(in.Snapshots, now)
+		err = errors.Join(s.ended(in.Snapshots, now), s.marked(in, now))
 	}
 	if err != nil {
 		s.pardon(in)
@@ -295,10 +298,8 @@ func (s *Store) condemn(in *ledger.Intent) bool {
 		if !isPack {
 			return false
 		}
-		for _, c := range s.claims {
-			if c.packs.Contains(n) {
-				return true
-			}
+		if s.claimed(n) || s.spared[n] {
+			return true
 		}
 		s.state.packs[n].condemned = true
 		return false

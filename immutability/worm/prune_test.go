@@ -31,9 +31,9 @@ func TestPruneTakesWholeDeadPacksOnly(t *testing.T) {
 	src.Advance(3 * time.Hour)
 	dry, err := s.Prune(ctx, true)
 	must(t, err)
-	rep, err := s.Prune(ctx, false)
-	must(t, err)
-	if fmt.Sprint(rep.Packs) != "[1]" || len(rep.Snapshots) != 2 || rep.Bytes == 0 || fmt.Sprint(dry) != fmt.Sprint(rep) {
+	rep := gone(t, s, src)
+	if fmt.Sprint(rep.Packs) != "[1]" || len(rep.Snapshots) != 2 || rep.Bytes == 0 ||
+		fmt.Sprint(dry.Snapshots, dry.Packs, dry.Bytes) != fmt.Sprint(rep.Snapshots, rep.Packs, rep.Bytes) {
 		t.Errorf("dry %+v, then %+v", dry, rep)
 	}
 	if _, _, err := s.OpenPack(1); !errors.Is(err, ErrNoPack) {
@@ -45,13 +45,13 @@ func TestPruneTakesWholeDeadPacksOnly(t *testing.T) {
 	if bad := s.Check(ctx, true); len(bad) > 0 {
 		t.Error(bad)
 	}
-	src.Advance(13 * day)
-	if rep, err := s.Prune(ctx, false); err != nil || len(rep.Packs) != 0 {
-		t.Errorf("a session of 13 days ago lost its packs: %+v %v", rep, err)
+	src.Advance(11 * day)
+	if rep := gone(t, s, src); rep.MarkedPacks != 0 {
+		t.Errorf("a session of 13 days ago is to lose its packs: %+v", rep)
 	}
 	src.Advance(2 * day)
-	if rep, err := s.Prune(ctx, false); err != nil || fmt.Sprint(rep.Packs) != "[4]" {
-		t.Errorf("abandoned: %+v %v", rep, err)
+	if rep := gone(t, s, src); fmt.Sprint(rep.Packs) != "[4]" {
+		t.Errorf("abandoned: %+v", rep)
 	}
 	if p, err := seal(s, "s5"); err != nil || p.Number != 5 {
 		t.Errorf("pack number %d used again (%v)", p.Number, err)
@@ -68,14 +68,19 @@ func TestClaimKeepsAPackFromPrune(t *testing.T) {
 	if fmt.Sprint(missing.ToArray()) != "[9]" {
 		t.Errorf("missing %v", missing.ToArray())
 	}
+	_, err := s.Prune(ctx, false)
+	must(t, err)
+	for range 13 {
+		src.Advance(2 * time.Hour)
+		s.Claim("s3", roaring.New())
+	}
 	rep, err := s.Prune(ctx, false)
 	must(t, err)
 	if len(rep.Packs) != 0 || len(rep.Snapshots) != 1 {
 		t.Errorf("%+v", rep)
 	}
 	s.Release("s3")
-	rep, err = s.Prune(ctx, false)
-	must(t, err)
+	rep = gone(t, s, src)
 	if fmt.Sprint(rep.Packs) != "[1]" {
 		t.Errorf("%+v", rep)
 	}

@@ -38,6 +38,8 @@ type state struct {
 	removed   map[string]uint64         // files that an intent names, with its number
 	maxPack   uint32                    // highest pack number that a record names
 
+	marks marks
+
 	people   *namedPeople    // nil as long as nobody is named
 	requests []*requestState // all that were ever brought, oldest first
 	brought  map[string]bool // their IDs and nonces, and those of origins
@@ -90,7 +92,7 @@ func newState() *state {
 	return &state{
 		older: map[string]bool{}, packs: map[uint32]*packState{}, manifests: map[string]*manifestState{},
 		byID: map[string]*snapshotState{}, sources: map[string]sourceState{}, sessions: map[string]*sessionState{},
-		spent: map[string][]spending{}, heads: map[string][]spending{},
+		spent: map[string][]spending{}, heads: map[string][]spending{}, marks: newMarks(),
 		intents: map[uint64]*ledger.Intent{}, removed: map[string]uint64{},
 		brought: map[string]bool{}, unread: map[string]bool{},
 	}
@@ -122,11 +124,13 @@ func (st *state) apply(r ledger.Record) {
 			s.grants = append(s.grants, grant{at: r.At, lock: r.Extend.Lock, by: r.Extend.By, seq: r.Seq})
 			s.released = false
 			st.seen.granted(r.Seq)
+			delete(st.marks.snapshots, r.Extend.Snapshot)
 		}
 	case ledger.KindHold:
 		if s := st.byID[r.Hold.Snapshot]; s != nil {
 			s.holds = append(s.holds, Hold{Seq: r.Seq, At: r.At, Reason: r.Hold.Reason, By: r.Hold.By})
 			s.released = false
+			delete(st.marks.snapshots, r.Hold.Snapshot)
 		}
 	case ledger.KindPolicy:
 		st.applyPolicy(r.Policy.Policy, r.At)
@@ -134,6 +138,8 @@ func (st *state) apply(r ledger.Record) {
 		st.applyIntent(r)
 	case ledger.KindDone:
 		delete(st.intents, r.Done.Intent)
+	case ledger.KindMark:
+		st.applyMark(r)
 	case ledger.KindWitnessed:
 		st.seen.apply(r)
 	case ledger.KindPeople:
@@ -146,6 +152,7 @@ func (st *state) apply(r ledger.Record) {
 		st.applyCarried(r)
 	case ledger.KindSecure:
 		st.applySecure(r)
+		st.marks = newMarks() // once that is over, people have a day to look again
 	case ledger.KindOrigin:
 		st.applyOrigin(r)
 	}
@@ -185,6 +192,7 @@ func (st *state) applyCommit(r ledger.Record) {
 	if s.Bytes > 0 {
 		spend(st.heads, s.Source, r.At, s.Bytes)
 	}
+	delete(st.marks.manifests, s.Snapshot)
 }
 
 func (st *state) applyIntent(r ledger.Record) {
@@ -193,6 +201,7 @@ func (st *state) applyIntent(r ledger.Record) {
 		if s := st.byID[id]; s != nil {
 			s.swept = true
 		}
+		delete(st.marks.snapshots, id)
 	}
 	for _, f := range r.Intent.Files {
 		st.removed[f.File] = r.Seq
@@ -201,8 +210,10 @@ func (st *state) applyIntent(r ledger.Record) {
 			if p := st.packs[n]; p != nil {
 				p.swept = true
 			}
+			delete(st.marks.packs, n)
 		} else if id, ok := sealedManifest(f.File); ok && st.manifests[id] != nil {
 			st.manifests[id].swept = true
+			delete(st.marks.manifests, id)
 		}
 	}
 }

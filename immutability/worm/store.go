@@ -41,6 +41,9 @@ type Options struct {
 	// process may set flags. A vault that was not guarded before becomes so; see Store.Unguarded for what was not. It means
 	// nothing together with ReadOnly.
 	Guard bool
+	// SessionsElsewhere says that sessions live in other processes and go on when this one ends. What they claimed is not known
+	// after an Open, so no pack is swept until three hours of running time have passed, as long as claims live.
+	SessionsElsewhere bool
 }
 
 // Store is an open write-once store. All methods are safe for concurrent use. One process at a time
@@ -50,7 +53,9 @@ type Store struct {
 	clock    *clock.Clock
 	ledger   *ledger.Ledger
 	readOnly bool
-	found    []Damage // what was wrong already at Open
+	// elsewhere is Options.SessionsElsewhere.
+	elsewhere bool
+	found     []Damage // what was wrong already at Open
 	// guard is the disk with its flags and leases, nil where they are not used.
 	guard     durable.GuardedDisk
 	unguarded int // files and directories without their flags at Open
@@ -68,10 +73,12 @@ type Store struct {
 	state  *state
 	trust  Witnesses          // whose word counts
 	claims map[string]*claims // packs that running sessions rely on
-	marks  marks              // what is condemned, and since when
-	next   uint32             // lowest pack number that was never used
-	probes int                // that were created
-	live   map[uint32]bool    // packs of this process that grow or are being sealed
+	// spared are packs whose mark counts no more, though the ledger does not say so yet.
+	spared map[uint32]bool
+	opened clock.Stamp     // zero where the clock could not be read then
+	next   uint32          // lowest pack number that was never used
+	probes int             // that were created
+	live   map[uint32]bool // packs of this process that grow or are being sealed
 	// refused is what the newest proposal of a policy said and was not followed.
 	refused []policy.Refusal
 	growing map[uint32]string     // of these the source, where it is known
@@ -110,7 +117,7 @@ func Open(d durable.Disk, src clock.Source, o Options) (*Store, error) {
 		return nil, err
 	}
 	s := &Store{
-		disk: d, guard: guard, ledger: l, readOnly: o.ReadOnly, state: newState(), claims: map[string]*claims{},
+		disk: d, guard: guard, ledger: l, readOnly: o.ReadOnly, elsewhere: o.SessionsElsewhere, state: newState(), claims: map[string]*claims{}, spared: map[uint32]bool{},
 		live: map[uint32]bool{}, growing: map[uint32]string{}, bound: map[string]string{}, saved: map[string][]spending{}, published: map[string]bool{}, attempted: map[string]bool{},
 	}
 	for _, step := range []func() error{s.replay, s.identify, s.newestLedger} {
@@ -138,6 +145,9 @@ func Open(d durable.Disk, src clock.Source, o Options) (*Store, error) {
 	}
 	if err := s.look(); err != nil {
 		return nil, errors.Join(err, l.Close())
+	}
+	if s.opened, err = s.clock.Now(); err != nil {
+		s.opened = clock.Stamp{} // as of the first reading that succeeds
 	}
 	return s, nil
 }

@@ -127,6 +127,17 @@ func commit(t testing.TB, s *Store, source, session string, lock ledger.Lock, mo
 	return snap
 }
 
+// gone prunes, waits for more than a day and prunes again: what may go has gone then.
+func gone(t testing.TB, s *Store, src *clock.Manual) PruneReport {
+	t.Helper()
+	_, err := s.Prune(ctx, false)
+	must(t, err)
+	src.Advance(condemnedFor + 2*time.Second)
+	rep, err := s.Prune(ctx, false)
+	must(t, err)
+	return rep
+}
+
 // memory is what a process was told, and holds the vault to it.
 type memory struct {
 	guard       bool // the disk's flags and leases are used
@@ -272,12 +283,15 @@ func (m *memory) life(d durable.Disk, src *clock.Manual, persist bool) error {
 	if err := again(func() error { _, _, err := s.Condemn(ctx); return err }); err != nil {
 		return err
 	}
-	src.Advance(condemnedFor)
-	if err := again(func() error { return m.removing(s, src, s.Sweep) }); err != nil {
-		return err
-	}
-	if err := again(func() error { return m.prune(s, src) }); err != nil {
-		return err
+	for _, next := range []func() error{
+		func() error { return m.removing(s, src, s.Sweep) },
+		func() error { return m.prune(s, src) }, // marks what was claimed
+		func() error { return m.prune(s, src) },
+	} {
+		src.Advance(condemnedFor + 2*time.Second)
+		if err := again(next); err != nil {
+			return err
+		}
 	}
 	return s.Close()
 }
