@@ -43,7 +43,7 @@ type CheckReport struct {
 	Chunks       uint64
 	BytesRead    uint64
 	IndexRebuilt string        // why the index was rebuilt, empty if it was right
-	Unseen       []worm.Damage // no damage: what could not be looked at, because the keeper does not answer
+	Unseen       []worm.Damage // no damage: what could not be looked at, because the keeper does not answer or a place is away
 }
 
 // Touched is a file that damage reaches.
@@ -61,7 +61,7 @@ func (v *Vault) Check(ctx context.Context, o CheckOptions) (*CheckReport, error)
 	if err := v.needKey(); err != nil {
 		return nil, err
 	}
-	c := &checker{v: v, o: o, rep: &CheckReport{}, lost: map[lostChunk]struct{}{}, known: map[uint32][]uint64{}, told: map[uint32]bool{}}
+	c := &checker{v: v, o: o, rep: &CheckReport{}, lost: map[lostChunk]struct{}{}, known: map[uint32][]uint64{}, told: map[uint32]bool{}, away: map[uint32]bool{}}
 	// Listed before the packs: what is committed while the check runs may rely on packs that it does not look at.
 	all, err := v.store.Snapshots()
 	if err != nil {
@@ -70,6 +70,9 @@ func (v *Vault) Check(ctx context.Context, o CheckOptions) (*CheckReport, error)
 	for _, d := range v.store.Check(ctx, false) { // the packs are read below, once for all that is to be verified
 		if d.Unseen {
 			c.rep.Unseen = append(c.rep.Unseen, d)
+			if d.Pack != 0 {
+				c.told[d.Pack], c.away[d.Pack] = true, true
+			}
 			continue
 		}
 		c.rep.Damage = append(c.rep.Damage, d)
@@ -114,7 +117,7 @@ func CheckDir(ctx context.Context, dir string, o Options, co CheckOptions) (rep 
 
 // unwritable says whether an error tells of the place where a vault lies and nothing about the vault.
 func unwritable(err error) bool {
-	return durable.IsNoSpace(err) || errors.Is(err, ErrKeeperGone) || errors.Is(err, ErrNotItsDaemon) || errors.Is(err, syscall.EROFS) || errors.Is(err, fs.ErrPermission)
+	return durable.IsNoSpace(err) || errors.Is(err, ErrAway) || errors.Is(err, ErrKeeperGone) || errors.Is(err, ErrNotItsDaemon) || errors.Is(err, syscall.EROFS) || errors.Is(err, fs.ErrPermission)
 }
 
 type checker struct {
@@ -122,7 +125,8 @@ type checker struct {
 	o   CheckOptions
 	rep *CheckReport
 
-	told   map[uint32]bool // packs that the store's own check has found damaged; not changed while packs are read
+	told   map[uint32]bool // packs that the store's own check has told of; not changed while packs are read
+	away   map[uint32]bool // of these, those that may lie in a place that cannot be reached: nothing is known of them
 	blocks chan blockToCheck
 	room   buffers
 
@@ -349,10 +353,20 @@ func (c *checker) remains(id string) (bool, error) {
 func (c *checker) open(ctx context.Context, info worm.Snapshot) error {
 	s, err := c.v.openSnapshot(info)
 	if err != nil {
-		c.damage(worm.Damage{What: "manifest of " + info.Source + "@" + info.Label, Detail: err.Error(), Snapshot: info.ID})
+		c.trouble(worm.Damage{What: "manifest of " + info.Source + "@" + info.Label, Snapshot: info.ID}, err)
 		return nil
 	}
 	return c.snapshot(ctx, s)
+}
+
+// trouble is damage, unless it is that a place cannot be reached.
+func (c *checker) trouble(d worm.Damage, err error) {
+	d.Detail = err.Error()
+	if d.Unseen = errors.Is(err, ErrAway); d.Unseen {
+		c.rep.Unseen = append(c.rep.Unseen, d)
+		return
+	}
+	c.damage(d)
 }
 
 func (c *checker) snapshot(ctx context.Context, s *Snapshot) error {
@@ -369,7 +383,7 @@ func (c *checker) snapshot(ctx context.Context, s *Snapshot) error {
 			return ctx.Err()
 		}
 		if err != nil {
-			c.damage(worm.Damage{What: "catalog of " + name, Detail: err.Error(), Snapshot: s.info.ID})
+			c.trouble(worm.Damage{What: "catalog of " + name, Snapshot: s.info.ID}, err)
 			return nil
 		}
 		if e.Kind != snapshot.File || c.file(ctx, s, e, used) {
@@ -382,7 +396,7 @@ func (c *checker) snapshot(ctx context.Context, s *Snapshot) error {
 	}
 	recomputed, err := s.tree.Packs(ctx)
 	if err != nil {
-		c.damage(worm.Damage{What: "catalog of " + name, Detail: err.Error(), Snapshot: s.info.ID})
+		c.trouble(worm.Damage{What: "catalog of " + name, Snapshot: s.info.ID}, err)
 		return nil
 	}
 	recomputed.Or(used)
@@ -406,7 +420,7 @@ func (c *checker) file(ctx context.Context, s *Snapshot, e snapshot.Entry, used 
 	}
 	for r, err := range s.Content(ctx, e) {
 		if err != nil {
-			return false
+			return errors.Is(err, ErrAway)
 		}
 		used.Add(r.Pack)
 		size += uint64(r.Size)
@@ -426,6 +440,9 @@ func (c *checker) has(r snapshot.Ref) bool {
 }
 
 func (c *checker) readable(number uint32, id chunk.ID) bool {
+	if c.away[number] {
+		return true
+	}
 	if _, ok := slices.BinarySearch(c.known[number], beginning(id)); !ok {
 		return false
 	}

@@ -3,19 +3,16 @@ package vault
 import (
 	"context"
 	"errors"
+	"fmt"
 
 	"github.com/holdfast-vault/holdfast/immutability/level"
+	"github.com/holdfast-vault/holdfast/immutability/worm"
 )
 
 // Probe finds out which protection the vault's sealed files really have, by attacking one that is made for it and removed
 // again. The vault must be open for writing. It takes a few syncs, and runs beside everything else.
 func (v *Vault) Probe(ctx context.Context) (level.Report, error) {
-	s, err := v.store.Probe(ctx)
-	if err != nil {
-		return level.Report{}, err
-	}
-	s.Root = v.dir
-	r, err := level.Try(ctx, s, level.Daemon)
+	r, err := v.probeAll(ctx)
 	if err != nil {
 		return level.Report{}, err
 	}
@@ -29,6 +26,37 @@ func (v *Vault) Probe(ctx context.Context) (level.Report, error) {
 	return r.Under(holds), nil
 }
 
+// probeAll attacks a file in each place; the weakest counts.
+func (v *Vault) probeAll(ctx context.Context) (level.Report, error) {
+	roots := map[int]string{1: v.dir}
+	if v.home != nil {
+		for _, p := range v.home.Places() {
+			roots[p.Number] = p.Path
+		}
+	}
+	var all level.Report
+	for range len(roots) {
+		s, err := v.store.Probe(ctx)
+		if err != nil {
+			return level.Report{}, err
+		}
+		number := worm.ProbeIn(s.File)
+		root, left := roots[number]
+		if !left {
+			err := fmt.Errorf("the keeper has a place %d of the vault that is not known here: start both anew", number)
+			return level.Report{}, errors.Join(err, s.Writer.Close(), s.Remove(ctx))
+		}
+		delete(roots, number)
+		s.Root = root
+		r, err := level.Try(ctx, s, level.Daemon)
+		if err != nil {
+			return level.Report{}, fmt.Errorf("place %d: %w", number, err)
+		}
+		all = all.And(r, number, root)
+	}
+	return all, nil
+}
+
 // Protection implements prober: without a keeper who tries is the files' own user too.
 func (s inProcess) Protection(context.Context) (level.Level, []string, error) {
 	return level.Flag, nil, nil
@@ -36,7 +64,7 @@ func (s inProcess) Protection(context.Context) (level.Level, []string, error) {
 
 // Probe implements prober.
 func (s inProcess) Probe(ctx context.Context) (level.Subject, error) {
-	p, err := s.CreateProbe()
+	p, err := s.NextProbe()
 	if err != nil {
 		return level.Subject{}, err
 	}

@@ -171,15 +171,15 @@ func (w *cutWorld) leave(v *Vault, s *Session, f *FileWriter) {
 type cut struct {
 	name  string
 	after uint64 // bytes of content
-	where place
+	where moment
 	ends  func(w *cutWorld, v *Vault, s *Session, f *FileWriter)
 }
 
-// place says where about `after` the cut is.
-type place int
+// moment says where about `after` the cut is.
+type moment int
 
 const (
-	anywhere place = iota
+	anywhere moment = iota
 	chunkEnd       // and so the end of a block, where chunks are large
 	behindChunkEnd
 	packEnd // as soon as a chunk lies in another pack than the one before
@@ -354,7 +354,7 @@ func TestCutReadsMoreThanAPackAgain(t *testing.T) {
 			far = min(uint64(w.r.Int64N(4<<30)), left-sum+1)
 		}
 		how := ends[cuts%len(ends)]
-		w.run(cut{name: how.name, after: min(far, left-1<<20), where: place(cuts / 2 % 4), ends: how.f})
+		w.run(cut{name: how.name, after: min(far, left-1<<20), where: moment(cuts / 2 % 4), ends: how.f})
 	}
 	w.finish()
 	t.Logf("%d cuts; %d MiB read again after the worst, %d MiB of %d in all", cuts, w.worst>>20, w.asked>>20, w.file.size()>>20)

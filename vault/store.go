@@ -143,7 +143,8 @@ type clockReader interface {
 }
 
 type prober interface {
-	// Probe makes a file that is sealed as packs are, to be attacked; Root is left to the caller.
+	// Probe makes a file that is sealed as packs are, to be attacked, in the vault's places in turn (worm.ProbeIn); Root is
+	// left to the caller.
 	Probe(ctx context.Context) (level.Subject, error)
 	// Protection is the level that the files' own user found when it tried, and what got through in its hands.
 	Protection(ctx context.Context) (holds level.Level, through []string, err error)

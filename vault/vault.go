@@ -21,6 +21,7 @@ import (
 
 	"github.com/holdfast-vault/holdfast/immutability/clock"
 	"github.com/holdfast-vault/holdfast/immutability/durable"
+	"github.com/holdfast-vault/holdfast/immutability/place"
 	"github.com/holdfast-vault/holdfast/vault/chunk"
 	"github.com/holdfast-vault/holdfast/vault/index"
 	"github.com/holdfast-vault/holdfast/vault/keys"
@@ -45,6 +46,8 @@ type Options struct {
 	// Keeper is the socket of the keeper that writes to the vault, empty where this process does it itself. It means nothing
 	// together with ReadOnly: what is sealed is read without a keeper.
 	Keeper string
+	// Places says where a further place of the vault is, by its number, in place of what the vault's own list says.
+	Places map[int]string
 	// Work is the directory of what this process makes for itself where a keeper writes to the vault: the index, sessions that
 	// can be resumed, usage, the lock. Empty means DefaultWork. Without a keeper all that lies in the vault's directory.
 	Work string
@@ -79,7 +82,8 @@ type Vault struct {
 	dir    string
 	o      Options
 	budget budget
-	disk   durable.Disk
+	disk   durable.Disk // the directory, or all places as one
+	home   *place.Home  // nil for a vault on an injected disk
 	work   durable.Disk // of what this process makes for itself: disk, or another one with a keeper
 	lock   *durable.FileLock
 	guard  *durable.FileLock // keeps a keeper out while this process writes itself
@@ -159,6 +163,9 @@ func (v *Vault) open(ctx context.Context) error {
 			if err := v.own(d); err != nil {
 				return fmt.Errorf("vault %q: %w", v.dir, err)
 			}
+		}
+		if err := v.openPlaces(d); err != nil {
+			return fmt.Errorf("vault %q: %w", v.dir, err)
 		}
 	}
 	if v.work == nil {

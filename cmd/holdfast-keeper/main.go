@@ -14,6 +14,8 @@ import (
 	"runtime"
 	"runtime/debug"
 	"syscall"
+
+	"github.com/holdfast-vault/holdfast/immutability/place"
 )
 
 // Exit codes, of the same table as holdfast's.
@@ -32,8 +34,12 @@ const defaultSocket = "/run/holdfast-keeper/socket"
 const usageText = `holdfast-keeper keeps the files of a holdfast vault: it makes them final, and it alone may remove them, by the
 ledger and by its clock. The daemon (holdfast serve) asks it through a socket and needs no right to a file of the vault.
 
-  holdfast-keeper --vault DIR [--socket PATH] [--user NAME] [--policy FILE] [--accept-weaker-protection]
+  holdfast-keeper --vault DIR [--socket PATH] [--user NAME] [--policy FILE] [--place N=DIR]...
+                  [--accept-weaker-protection]
         run; systemd does it: holdfast-keeper.service. SIGTERM ends it and loses nothing, SIGHUP has it read FILE again
+  holdfast-keeper place add --vault DIR PLACE
+        make the empty directory PLACE, on another disk, a place of the vault, whose packs lie there too from then on; as
+        the keeper's own user, with its capability, while the keeper is stopped
   holdfast-keeper status  [--socket PATH]
         what the running keeper holds, and whether anything is wrong with it; as the keeper's own user
   holdfast-keeper keyring [--socket PATH] [--reason TEXT] FILE
@@ -51,6 +57,7 @@ ledger and by its clock. The daemon (holdfast serve) asks it through a socket an
   --user NAME      the daemon's user, by name or number (holdfast); nobody else is answered, root included
   --policy FILE    what locks are made of, as JSON in the form of the ledger's policy records; what is tighter than the
                    policy in force applies with a record, what is looser is refused and said. No FILE there: nothing said
+  --place N=DIR    where place N of the vault is, if not where the vault's list says
   --accept-weaker-protection
                    run also where sealed files cannot be made immutable, or where somebody else could rename a directory
                    above the vault
@@ -101,6 +108,8 @@ type options struct {
 	policy              string
 	acceptWeaker        bool
 	reason, root, by    string
+	at                  words          // as --place gives them
+	places              map[int]string // and what they mean
 }
 
 // operator is the socket of the keeper's own user.
@@ -124,6 +133,8 @@ func dispatch(ctx context.Context, args []string, out, errs io.Writer) error {
 		return o.run(ctx, rest, errs)
 	case "status":
 		return o.status(ctx, rest, out)
+	case "place":
+		return o.place(rest, out)
 	case "keyring":
 		return o.keyring(ctx, rest, out)
 	case "origin":
@@ -145,6 +156,10 @@ func parse(command string, args []string) (*options, []string, error) {
 		fs.StringVar(&o.policy, "policy", "", "")
 		fs.BoolVar(&o.acceptWeaker, "accept-weaker-protection", false, "")
 		fs.StringVar(&o.socket, "socket", defaultSocket, "")
+		fs.Var(&o.at, "place", "")
+	case "place":
+		fs.StringVar(&o.vault, "vault", "", "")
+		fs.BoolVar(&o.acceptWeaker, "accept-weaker-protection", false, "")
 	case "keyring":
 		fs.StringVar(&o.reason, "reason", "replaced by an operator", "")
 		fs.StringVar(&o.socket, "socket", defaultSocket, "")
@@ -167,8 +182,18 @@ func parse(command string, args []string) (*options, []string, error) {
 			return nil, nil, usage("--%s %q is not an absolute path", flag, path)
 		}
 	}
+	var err error
+	if o.places, err = place.ParseAt(o.at); err != nil {
+		return nil, nil, usage("%v", err)
+	}
 	return o, fs.Args(), nil
 }
+
+// words collects a flag that may be given several times.
+type words []string
+
+func (w *words) String() string     { return "" }
+func (w *words) Set(s string) error { *w = append(*w, s); return nil }
 
 func revision() string {
 	if info, ok := debug.ReadBuildInfo(); ok {

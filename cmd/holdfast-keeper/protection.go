@@ -143,17 +143,13 @@ func (k *house) tryAll(ctx context.Context, store *worm.Store) error {
 // attack has a file made and sealed as every pack is, and tries to break it with all the keeper's rights but that of lifting
 // flags. What gets through is what holds.
 func (k *house) attack(ctx context.Context, store *worm.Store) error {
-	p, err := store.CreateProbe()
-	if err != nil {
-		return err
-	}
-	w, err := p.Writer()
-	if err != nil {
-		return errors.Join(err, p.Remove(ctx))
-	}
-	report, err := level.Try(ctx, level.Subject{Root: k.o.vault, File: p.File, Writer: w, Seal: p.Seal, Remove: p.Remove}, level.Owner)
-	if err != nil {
-		return err
+	var report level.Report
+	for _, in := range k.home.Places() { // the weakest counts
+		r, err := k.attackPlace(ctx, store, in)
+		if err != nil {
+			return err
+		}
+		report = report.And(r, in.Number, in.Path)
 	}
 	var findings []string
 	if k.guarded {
@@ -170,4 +166,17 @@ func (k *house) attack(ctx context.Context, store *worm.Store) error {
 		k.log.Warn("protection", "level", report.Level, "what", f)
 	}
 	return nil
+}
+
+// attackPlace is attack in one of the vault's places.
+func (k *house) attackPlace(ctx context.Context, store *worm.Store, in durable.Place) (level.Report, error) {
+	p, err := store.CreateProbeIn(in.Number)
+	if err != nil {
+		return level.Report{}, err
+	}
+	w, err := p.Writer()
+	if err != nil {
+		return level.Report{}, errors.Join(err, p.Remove(ctx))
+	}
+	return level.Try(ctx, level.Subject{Root: in.Path, File: p.File, Writer: w, Seal: p.Seal, Remove: p.Remove}, level.Owner)
 }

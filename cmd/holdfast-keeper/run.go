@@ -21,6 +21,7 @@ import (
 	"github.com/holdfast-vault/holdfast/immutability/durable"
 	"github.com/holdfast-vault/holdfast/immutability/keeper"
 	"github.com/holdfast-vault/holdfast/immutability/level"
+	"github.com/holdfast-vault/holdfast/immutability/place"
 	"github.com/holdfast-vault/holdfast/immutability/worm"
 )
 
@@ -32,7 +33,8 @@ type house struct {
 	me     process
 	daemon peer
 
-	disk    *durable.Dir
+	disk    *durable.Dir // the vault's directory
+	home    *place.Home  // and its further places; nil until they are open
 	lock    *durable.FileLock
 	guarded bool  // sealed files are made immutable
 	exposed error // who else could put another vault in this one's place
@@ -102,7 +104,15 @@ func (k *house) open(ctx context.Context) (err error) {
 	if k.guarded, err = k.mayGuard(); err != nil {
 		return err
 	}
-	if k.exposed = durable.Above(k.o.vault, int(k.me.uid)); k.exposed != nil {
+	if k.home, err = place.Open(k.disk, place.Options{All: true, Mine: true, At: k.o.places}); err != nil {
+		return fmt.Errorf("vault: %w", err)
+	}
+	for _, p := range k.home.Places() {
+		if err := durable.Above(p.Path, int(k.me.uid)); err != nil {
+			k.exposed = errors.Join(k.exposed, err)
+		}
+	}
+	if k.exposed != nil {
 		if err := k.weak(k.exposed); err != nil {
 			return err
 		}
@@ -145,12 +155,12 @@ func (k *house) openStore() (*worm.Store, error) {
 	return worm.Open(k.storage(), clock.Kernel(), worm.Options{Guard: true, SessionsElsewhere: true})
 }
 
-// storage is the vault's directory. Where there are no flags, modes and leases are still kept as where there are.
+// storage is the vault's directory with its further places. Where there are no flags, modes and leases are still kept as where there are.
 func (k *house) storage() durable.GuardedDisk {
 	if k.guarded {
-		return k.disk
+		return k.home.Disk
 	}
-	return durable.WithoutFlags(k.disk)
+	return durable.WithoutFlags(k.home.Disk)
 }
 
 // found makes the vault that the daemon asks for.
@@ -385,7 +395,9 @@ func (k *house) close() error {
 	if k.lock != nil {
 		errs = append(errs, k.lock.Close())
 	}
-	if k.disk != nil {
+	if k.home != nil {
+		errs = append(errs, k.home.Close())
+	} else if k.disk != nil {
 		errs = append(errs, k.disk.Close())
 	}
 	return errors.Join(errs...)

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -21,6 +22,7 @@ import (
 	"github.com/holdfast-vault/holdfast/immutability/clock"
 	"github.com/holdfast-vault/holdfast/immutability/durable"
 	"github.com/holdfast-vault/holdfast/immutability/level"
+	"github.com/holdfast-vault/holdfast/immutability/place"
 	"github.com/holdfast-vault/holdfast/immutability/worm"
 	"github.com/holdfast-vault/holdfast/vault"
 	"github.com/holdfast-vault/holdfast/vault/door"
@@ -70,16 +72,21 @@ func (p *patient) examine(ctx context.Context) {
 
 // openStore opens the vault's files for reading, beside whoever has them.
 func (p *patient) openStore() (closed func()) {
-	d, err := durable.OpenDir(p.dir)
+	at, err := p.a.places()
+	var d *place.Home
+	if err == nil {
+		d, err = place.OpenDir(p.dir, place.Options{At: at})
+	}
 	if err != nil {
 		p.say("vault", isBroken, "run this as the vault's user or as root", "its directory cannot be opened: %v", err)
 		return func() {}
 	}
+	p.places(d)
 	source := p.a.clock
 	if source == nil {
 		source = clock.Kernel()
 	}
-	if p.store, err = worm.Open(d, source, worm.Options{ReadOnly: true}); err != nil {
+	if p.store, err = worm.Open(d.Disk, source, worm.Options{ReadOnly: true}); err != nil {
 		p.say("ledger", isDamaged, "take a copy of the vault before you mend anything; then run: holdfast check", "it cannot be read: %v", err)
 		return func() { _ = d.Close() }
 	}
@@ -217,13 +224,15 @@ func (p *patient) level(_ context.Context) {
 }
 
 // above looks at the directories that lead to the vault.
-func (p *patient) above() {
-	info, err := os.Stat(p.dir)
+func (p *patient) above() { p.aboveDir(p.dir) }
+
+func (p *patient) aboveDir(dir string) {
+	info, err := os.Stat(dir)
 	if err != nil {
 		return // told already
 	}
 	owner := info.Sys().(*syscall.Stat_t).Uid
-	err = durable.Above(p.dir, int(owner))
+	err = durable.Above(dir, int(owner))
 	var exposed *durable.ExposedError
 	switch {
 	case errors.As(err, &exposed):
@@ -253,9 +262,28 @@ const (
 	leastBytes = 256 << 20
 )
 
-func (p *patient) disk() {
+// places tells of the further directories that the vault lies in.
+func (p *patient) places(h *place.Home) {
+	if h.Damage != nil {
+		p.say("places", isDamaged, "docs/PLACES.md says how it is made anew", "%v", h.Damage)
+	}
+	for _, one := range h.Places()[1:] {
+		if one.Away != nil {
+			p.say("places", isBroken, "mount it there, or say where it is with --place N=DIR; until then nothing is written, and what lies in it cannot be given back",
+				"%v cannot be reached: %v", &one, one.Away)
+			continue
+		}
+		p.well("places", "place %d is %s", one.Number, one.Path)
+		p.aboveDir(one.Path)
+		p.diskOf(one.Path)
+	}
+}
+
+func (p *patient) disk() { p.diskOf(p.dir) }
+
+func (p *patient) diskOf(dir string) {
 	var st unix.Statfs_t
-	if err := unix.Statfs(p.dir, &st); err != nil {
+	if err := unix.Statfs(dir, &st); err != nil {
 		p.say("disk", isBroken, "", "%v", err)
 		return
 	}
@@ -322,7 +350,7 @@ func (p *patient) ledger(ctx context.Context) {
 	if err := p.store.Ledger().CheckpointError(); err != nil {
 		p.say("ledger", isBroken, "look at the vault's disk; the next record signs again", "its checkpoint could not be written: %v", err)
 	}
-	bad := p.store.Check(ctx, false)
+	bad := slices.DeleteFunc(p.store.Check(ctx, false), func(d worm.Damage) bool { return d.Unseen })
 	for _, d := range bad[:min(len(bad), 20)] {
 		p.say("files", isDamaged, "take a copy of the vault before you mend anything; then run: holdfast check --read-data", "%s", d)
 	}

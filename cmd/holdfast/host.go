@@ -74,7 +74,7 @@ func (a *app) runVerb(ctx context.Context, v *verb, args []string) error {
 	case damaged == nil:
 	case errors.Is(damaged, vault.ErrNotItsDaemon):
 		fmt.Fprintf(a.err, "holdfast: note: the vault was looked at as it can be read: %v\n", damaged)
-	case errors.Is(damaged, vault.ErrKeeperGone):
+	case errors.Is(damaged, vault.ErrKeeperGone), errors.Is(damaged, vault.ErrAway):
 		report(a.err, fmt.Errorf("the vault can only be read: %w", damaged))
 		code = worse(code, exitFailed)
 	default:
@@ -114,8 +114,12 @@ func (a *app) open(ctx context.Context, dir string, need access) (*host, error) 
 	if err != nil {
 		return nil, err
 	}
+	at, err := a.places()
+	if err != nil {
+		return nil, err
+	}
 	v, err := vault.Open(ctx, dir, vault.Options{
-		Keeper: socket, Work: work, Identities: ids, ReadOnly: need == readAccess, IndexDir: a.indexFlag, Memory: a.memory(cfg), Clock: a.clock,
+		Places: at, Keeper: socket, Work: work, Identities: ids, ReadOnly: need == readAccess, IndexDir: a.indexFlag, Memory: a.memory(cfg), Clock: a.clock,
 		Logf: func(format string, args ...any) { fmt.Fprintf(a.err, "holdfast: "+format+"\n", args...) },
 	})
 	if err != nil {

@@ -16,6 +16,7 @@ import (
 	"github.com/holdfast-vault/holdfast/immutability/audit"
 	"github.com/holdfast-vault/holdfast/immutability/durable"
 	"github.com/holdfast-vault/holdfast/immutability/ledger"
+	"github.com/holdfast-vault/holdfast/immutability/place"
 	"github.com/holdfast-vault/holdfast/immutability/reliance"
 )
 
@@ -44,7 +45,11 @@ packs and manifests is what "holdfast check" verifies.`,
 			if err != nil {
 				return err
 			}
-			look, err := lookAtLedger(dir, key, against)
+			at, err := a.places()
+			if err != nil {
+				return err
+			}
+			look, err := lookAtLedger(dir, at, key, against)
 			if err != nil {
 				return err
 			}
@@ -72,6 +77,7 @@ type ledgerLook struct {
 	Torn     []string       `json:"torn,omitempty"`
 	Damage   []damageJSON   `json:"damage"`
 	Missing  []missingJSON  `json:"missing_files"`
+	Away     []string       `json:"away,omitempty"` // files that may lie in a place which cannot be reached
 	Unnamed  []unnamedJSON  `json:"unnamed_manifests,omitempty"`
 	Against  []againstJSON  `json:"against"`
 	Origins  []originJSON   `json:"origins,omitempty"` // that followed the first
@@ -108,7 +114,7 @@ type againstJSON struct {
 	Detail  string `json:"detail"`
 }
 
-func lookAtLedger(dir, key string, against []string) (*ledgerLook, error) {
+func lookAtLedger(dir string, at map[int]string, key string, against []string) (*ledgerLook, error) {
 	if key != "" {
 		if k, err := audit.ParseKey(key); err != nil || k.Cosigner() {
 			return nil, usage("--key %q is not the verifier of a vault", key)
@@ -122,11 +128,12 @@ func lookAtLedger(dir, key string, against []string) (*ledgerLook, error) {
 		}
 		all = append(all, s)
 	}
-	d, err := durable.OpenDir(dir)
+	h, err := place.OpenDir(dir, place.Options{At: at})
 	if err != nil {
 		return nil, fmt.Errorf("vault: %w", err)
 	}
-	defer d.Close()
+	defer h.Close()
+	d := h.Disk
 	look := &ledgerLook{Verifier: key, KeyGiven: key != "", Damage: []damageJSON{}, Missing: []missingJSON{}, Against: []againstJSON{}}
 	r, err := inspectLedger(d, key)
 	if err != nil {
@@ -293,8 +300,12 @@ func (x *ledgerLook) files(d durable.Disk, key string) error {
 	}
 	maps.DeleteFunc(kept, func(name string, _ uint64) bool {
 		_, err := d.Stat(name)
-		return err == nil // sealed since the directory was read
+		if errors.Is(err, durable.ErrAway) {
+			x.Away = append(x.Away, name)
+		}
+		return err == nil || errors.Is(err, durable.ErrAway) // sealed since the directory was read, or nobody knows
 	})
+	slices.Sort(x.Away)
 	if len(kept) == 0 {
 		return nil
 	}
@@ -407,6 +418,9 @@ func (x *ledgerLook) print(w io.Writer) error {
 	}
 	for _, d := range x.Damage {
 		fmt.Fprintf(&b, "DAMAGE %s: %s\n", printable(d.What), printable(d.Detail))
+	}
+	if n := len(x.Away); n > 0 {
+		fmt.Fprintf(&b, "AWAY %s that the ledger names may lie in a place that cannot be reached, and were not looked for; see: holdfast vault place list\n", counted(n, "file"))
 	}
 	for i, m := range x.Missing {
 		if i == missingShown {

@@ -11,6 +11,7 @@ import (
 
 	"github.com/holdfast-vault/holdfast/config"
 	"github.com/holdfast-vault/holdfast/immutability/clock"
+	"github.com/holdfast-vault/holdfast/immutability/place"
 	"github.com/holdfast-vault/holdfast/vault"
 	"github.com/holdfast-vault/holdfast/vault/keys"
 )
@@ -29,6 +30,7 @@ type app struct {
 	unlockFlag string
 	indexFlag  string
 	memoryFlag memoryValue
+	placeFlag  []string
 
 	cfg *config.Config // read once, by config
 }
@@ -188,6 +190,15 @@ func (a *app) keeper(dir string) (socket, work string, err error) {
 		work = vault.DefaultWork
 	}
 	return socket, work, nil
+}
+
+// places says where further places of the vault are, by number, where somebody says so.
+func (a *app) places() (map[int]string, error) {
+	at, err := place.ParseAt(a.placeFlag)
+	if err != nil {
+		return nil, usage("%v", err)
+	}
+	return at, nil
 }
 
 // lockPlace is the directory whose lock file says who writes to the vault.

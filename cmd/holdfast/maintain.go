@@ -106,7 +106,7 @@ func reportCheck(c *call, rep *vault.CheckReport) error {
 		return &exitError{exitDamage, fmt.Errorf("%d places are damaged, which touches %d files of snapshots; the rest can be given back: do not prune, and take a copy of the vault before you mend anything", len(j.Damage), j.TouchedCount)}
 	}
 	if len(j.Unseen) > 0 {
-		return &exitError{exitFailed, errors.New("no damage was found, and not everything was looked at; start the keeper (systemctl status holdfast-keeper) and run this again")}
+		return &exitError{exitFailed, errors.New("no damage was found, and not everything was looked at; start the keeper (systemctl status holdfast-keeper) and mount every place of the vault (holdfast vault place list), and run this again")}
 	}
 	return nil
 }

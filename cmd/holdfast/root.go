@@ -44,6 +44,7 @@ and gives them back. Production holds no credential for the vault.
 	f := root.PersistentFlags()
 	f.StringVar(&a.vaultFlag, "vault", "", "the vault's `DIR` (or HOLDFAST_VAULT)")
 	f.StringVar(&a.keeperFlag, "keeper", "", "`SOCKET` of the keeper that writes to the vault (or HOLDFAST_KEEPER, or keeper: in the configuration)")
+	f.StringArrayVar(&a.placeFlag, "place", nil, "where a further place of the vault is, as `N=DIR` (repeatable; default as the vault's list says,\nsee: holdfast vault place)")
 	f.StringVar(&a.workFlag, "work", "", "beside a keeper: `DIR` of the index and of what can be resumed (or HOLDFAST_WORK; default\n"+vault.DefaultWork+")")
 	f.StringVar(&a.configFlag, "config", "", "configuration `FILE` (or HOLDFAST_CONFIG; default /etc/holdfast/holdfast.yaml)")
 	f.StringVar(&a.unlockFlag, "unlock-key", "", "unlock key or recovery identity `FILE` (or HOLDFAST_UNLOCK_KEY; default unlock-VAULTID.key,\nor unlock.key, in /etc/holdfast for root, in the user's configuration directory otherwise)")
@@ -71,6 +72,7 @@ and gives them back. Production holds no credential for the vault.
 	}
 	subCommand(root, "ledger").AddCommand(ledgerVerifyCommand(a), ledgerTilesCommand(a))
 	requestCommands(a, subCommand(root, "request"))
+	subCommand(root, "vault").AddCommand(placeCommand(a))
 	for _, c := range []*cobra.Command{initCommand(a), sourceCommand(a), serveCommand(a)} {
 		c.GroupID = "keep"
 		root.AddCommand(c)
@@ -90,7 +92,8 @@ func subCommand(root *cobra.Command, name string) *cobra.Command {
 	}
 	short := map[string]string{"hold": "Holds: snapshots that are kept until a quorum says otherwise", "index": "The index, a cache that can be thrown away", "ledger": "The ledger of everything that was done",
 		"request": "What several people must sign: early deletion, the end of holds, a looser policy, other people",
-		"people":  "Those of whom several must sign what makes the vault forget faster"}
+		"people": "Those of whom several must sign what makes the vault forget faster",
+		"vault":  "The directories that the vault lies in"}
 	c := &cobra.Command{Use: name, Short: short[name], GroupID: "care", RunE: helpOnly}
 	root.AddCommand(c)
 	return c

@@ -87,6 +87,9 @@ func (s *Span) Chmod(name string, perm fs.FileMode) error {
 			return p.away("chmod", name)
 		}
 		f, err := p.Disk.Flags(name)
+		if errors.Is(err, errors.ErrUnsupported) {
+			f, err = 0, nil
+		}
 		if err == nil && f == 0 {
 			err = p.Disk.Chmod(name, perm)
 		}

@@ -44,6 +44,14 @@ func (u unflagged) Free() (int64, error) {
 	return 0, errors.ErrUnsupported
 }
 
+// Places implements what a Span offers besides; none where the disk is no Span.
+func (u unflagged) Places() []Place {
+	if s, ok := u.GuardedDisk.(*Span); ok {
+		return s.Places()
+	}
+	return nil
+}
+
 type unflaggedHeld struct {
 	Held
 	none bool // there are no leases

@@ -23,7 +23,9 @@ func (p *peer) createProbe() (body, *grown, error) {
 	if p.probe != nil || p.attacked {
 		return nil, nil, fmt.Errorf("a probe: %w", errTooMany)
 	}
-	made, err := p.s.Store().CreateProbe()
+	// In turn, so that who asks as often as there are places has tried them all.
+	in := p.s.Store().ProbePlaces()
+	made, err := p.s.Store().CreateProbeIn(in[p.probes%len(in)])
 	if err != nil {
 		return nil, nil, err
 	}
@@ -31,6 +33,7 @@ func (p *peer) createProbe() (body, *grown, error) {
 	if err != nil {
 		return nil, nil, errors.Join(err, made.Remove(context.Background()))
 	}
+	p.probes++
 	p.probe = &probing{grown: grown{file: file, handed: make(chan struct{})}, probe: made}
 	return &Probing{File: made.File}, &p.probe.grown, nil
 }

@@ -183,6 +183,7 @@ type peer struct {
 	mu       sync.Mutex // guards all down to asked
 	probe    *probing   // a file that is made to be attacked
 	attacked bool       // it is at work for a request
+	probes   int        // that were made
 	growing  map[uint32]*grown
 	creates  int                // packs that are being created
 	uploads  map[string]*upload // manifests on their way, by session

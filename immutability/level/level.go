@@ -89,6 +89,20 @@ func (r Report) Through() (bad []Attempt) {
 	return bad
 }
 
+// And puts the report of a further place of the vault behind the others: the weaker level counts. The zero Report is none.
+func (r Report) And(other Report, place int, path string) Report {
+	if place > 1 {
+		for i := range other.Attempts {
+			a := &other.Attempts[i]
+			a.Name, a.What = fmt.Sprintf("%d: %s", place, a.Name), fmt.Sprintf("in place %d (%s) %s", place, path, a.What)
+		}
+	}
+	if r.Level == Unknown && len(r.Attempts) == 0 {
+		return other
+	}
+	return Report{Level: min(r.Level, other.Level), Attempts: append(r.Attempts, other.Attempts...)}
+}
+
 // Under puts the daemon's own attempts under what the keeper says of its own: the weaker counts. A daemon that was
 // refused everything knows nothing better than Ownership by itself.
 func (r Report) Under(keeper Level) Report {

@@ -267,6 +267,19 @@ func (h *Home) Survey() ([]Row, error) {
 	return rows, nil
 }
 
+// Room is Survey without packs: it asks the file systems alone. A place that cannot be asked is away.
+func (h *Home) Room() []Row {
+	rows := make([]Row, 0, len(h.places))
+	for _, p := range h.places {
+		row := Row{Number: p.Number, Path: p.Path, Away: p.Away}
+		if d, ok := p.Disk.(*durable.Dir); ok {
+			row.Free, row.Total, row.Away = d.Room()
+		}
+		rows = append(rows, row)
+	}
+	return rows
+}
+
 func (r *Row) count(d *durable.Dir) (err error) {
 	if r.Free, r.Total, err = d.Room(); err != nil {
 		return err

@@ -117,8 +117,7 @@ func (c *checker) identity() {
 func (c *checker) packs(ctx context.Context, readData bool) {
 	names, err := c.s.list(packsDir)
 	if err != nil {
-		c.add(packsDir, "%v", err)
-		return
+		c.add(packsDir, "%v", err) // what else there is is asked for one by one
 	}
 	for _, p := range c.s.Packs() {
 		if ctx.Err() != nil {
@@ -126,8 +125,21 @@ func (c *checker) packs(ctx context.Context, readData bool) {
 		}
 		size, there := names[path.Base(packFile(p.Number))]
 		detail, misread := "", false
+		if !there {
+			// Sealed since the listing, or in a place that could not be listed.
+			info, serr := c.s.disk.Stat(packFile(p.Number))
+			if errors.Is(serr, durable.ErrAway) {
+				c.found = append(c.found, Damage{What: packFile(p.Number), Detail: serr.Error(), Pack: p.Number, Unseen: true})
+				continue
+			}
+			if there = serr == nil; there {
+				size = info.Size()
+			} else if !errors.Is(serr, fs.ErrNotExist) {
+				detail = serr.Error()
+			}
+		}
 		switch {
-		case !there && c.sealedSince(p):
+		case detail != "":
 		case !there:
 			detail = "it is missing, and no intent says that it was to go"
 		case size != p.Bytes:
@@ -176,12 +188,6 @@ func (s *Store) CheckPack(ctx context.Context, n uint32) []Damage {
 		c.sound(n, true)
 	}
 	return c.found
-}
-
-// sealedSince says whether a pack that the listing did not show is there now.
-func (c *checker) sealedSince(p PackInfo) bool {
-	info, err := c.s.disk.Stat(packFile(p.Number))
-	return err == nil && info.Size() == p.Bytes
 }
 
 func (c *checker) readPack(ctx context.Context, p PackInfo) (detail string) {

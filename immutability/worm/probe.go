@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path"
+	"strconv"
 	"strings"
 
 	"github.com/holdfast-vault/holdfast/immutability/durable"
@@ -24,8 +25,43 @@ type Probe struct {
 	File string
 }
 
-// CreateProbe begins a probe. What an earlier process left of its own is removed first.
-func (s *Store) CreateProbe() (*Probe, error) {
+// CreateProbe begins a probe in the vault's directory. What an earlier process left of its own is removed first.
+func (s *Store) CreateProbe() (*Probe, error) { return s.CreateProbeIn(1) }
+
+// NextProbe is CreateProbe in the vault's places in turn, from the first on.
+func (s *Store) NextProbe() (*Probe, error) {
+	s.mu.Lock()
+	n := s.turns
+	s.turns++
+	s.mu.Unlock()
+	in := s.ProbePlaces()
+	return s.CreateProbeIn(in[n%len(in)])
+}
+
+// ProbePlaces gives the numbers of the places that sealed files lie in; 1 is the vault's directory.
+func (s *Store) ProbePlaces() []int {
+	out := []int{1}
+	if p, ok := s.disk.(interface{ Places() []durable.Place }); ok {
+		for _, one := range p.Places() {
+			if one.Number > 1 {
+				out = append(out, one.Number)
+			}
+		}
+	}
+	return out
+}
+
+// ProbeIn gives the number of the place that a probe's file lies in.
+func ProbeIn(file string) int {
+	_, digits, _ := strings.Cut(path.Base(file), "@")
+	if n, err := strconv.Atoi(digits); err == nil {
+		return n
+	}
+	return 1
+}
+
+// CreateProbeIn is CreateProbe in one of the places.
+func (s *Store) CreateProbeIn(place int) (*Probe, error) {
 	if s.readOnly {
 		return nil, ErrReadOnly // a ledger that is behind is nothing to it: there is no record
 	}
@@ -38,7 +74,11 @@ func (s *Store) CreateProbe() (*Probe, error) {
 			return nil, fmt.Errorf("probe: what an earlier one left: %w", err)
 		}
 	}
-	p := &Probe{s: s, in: &Incoming{}, File: path.Join(incomingDir, fmt.Sprintf("%s%d", probePrefix, n))}
+	name := fmt.Sprintf("%s%d", probePrefix, n)
+	if place > 1 {
+		name += fmt.Sprintf("@%d", place) // a durable.Span puts it there
+	}
+	p := &Probe{s: s, in: &Incoming{}, File: path.Join(incomingDir, name)}
 	f, err := s.disk.Create(p.growing(), s.sealedMode())
 	if err != nil {
 		return nil, fmt.Errorf("probe: %w", err)

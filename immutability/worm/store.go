@@ -78,6 +78,7 @@ type Store struct {
 	opened clock.Stamp     // zero where the clock could not be read then
 	next   uint32          // lowest pack number that was never used
 	probes int             // that were created
+	turns  int             // of NextProbe
 	live   map[uint32]bool // packs of this process that grow or are being sealed
 	// refused is what the newest proposal of a policy said and was not followed.
 	refused []policy.Refusal
@@ -247,8 +248,8 @@ func (s *Store) list(dir string) (map[string]int64, error) {
 	out := make(map[string]int64, len(entries))
 	for _, e := range entries {
 		info, err := e.Info()
-		if errors.Is(err, fs.ErrNotExist) {
-			continue // gone since the listing
+		if errors.Is(err, fs.ErrNotExist) || s.readOnly && errors.Is(err, durable.ErrTwice) {
+			continue // gone since the listing; or told by who asks for it
 		}
 		if err != nil {
 			return nil, fmt.Errorf("%s/%s: %w", dir, e.Name(), err)
