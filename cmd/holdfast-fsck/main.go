@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -31,7 +32,7 @@ const (
 const usageText = `holdfast-fsck checks a vault from its files alone. It changes nothing and needs no key.
 
   holdfast-fsck DIR [--verifier KEY] [--against SAVED]... [--witness KEY]...
-                    [--read-data] [--key IDENTITY] [--json]
+                    [--read-data] [--key IDENTITY] [--place N=DIR]... [--json]
 
 DIR is the vault's directory, of a vault that is stopped or of a copy; beside a running one it looks again
 while records are added. Every record, every root and signature, every lock, removal and manifest is checked,
@@ -43,6 +44,7 @@ and every file against its record.
   --read-data      read every byte of every pack, and compare it with what was recorded
   --key IDENTITY   a file with the unlock key or the recovery identity: every catalog is read, the packs that
                    it needs are counted anew, and with --read-data every chunk is held against its ID
+  --place N=DIR    where place N of the vault is, if not where the vault's list says
   --json           print JSON
 
 Exit codes: 0 nothing is wrong; 1 it could not be checked; 2 usage; 4 damage, or a saved checkpoint is refuted.
@@ -80,6 +82,10 @@ func run(ctx context.Context, args []string, out, errs io.Writer) int {
 	if !r.OK() {
 		return exitDamage
 	}
+	if n := len(r.Unseen); n > 0 {
+		fmt.Fprintf(errs, "holdfast-fsck: nothing was found wrong, and %d packs were not looked at: they may lie in a place that cannot be reached; mount it, or say where it is with --place N=DIR\n", n)
+		return exitFailed
+	}
 	return exitDone
 }
 
@@ -94,6 +100,7 @@ type question struct {
 	dir      string
 	o        fsck.Options
 	identity string // file, "" for none
+	places   map[int]string
 	json     bool
 }
 
@@ -105,12 +112,13 @@ func (w *words) Set(s string) error { *w = append(*w, s); return nil }
 
 func parse(args []string) (*question, error) {
 	var q question
-	var against, witnesses words
+	var against, witnesses, places words
 	var verifier string
 	f := flag.NewFlagSet("holdfast-fsck", flag.ContinueOnError)
 	f.SetOutput(io.Discard)
 	f.Var(&against, "against", "")
 	f.Var(&witnesses, "witness", "")
+	f.Var(&places, "place", "")
 	f.StringVar(&verifier, "verifier", "", "")
 	f.StringVar(&q.identity, "key", "", "")
 	f.BoolVar(&q.o.ReadData, "read-data", false, "")
@@ -129,6 +137,10 @@ func parse(args []string) (*question, error) {
 		return nil, usage("one directory is needed, and %d were given", len(dirs))
 	}
 	q.dir = dirs[0]
+	var err error
+	if q.places, err = parsePlaces(places); err != nil {
+		return nil, err
+	}
 	if verifier != "" {
 		k, err := audit.ParseKey(verifier)
 		if err != nil || k.Cosigner() {
@@ -151,6 +163,20 @@ func parse(args []string) (*question, error) {
 		q.o.Against = append(q.o.Against, s)
 	}
 	return &q, nil
+}
+
+// parsePlaces reads where places are: N=DIR.
+func parsePlaces(all []string) (map[int]string, error) {
+	at := map[int]string{}
+	for _, word := range all {
+		number, dir, _ := strings.Cut(word, "=")
+		n, err := strconv.Atoi(number)
+		if err != nil || n < 2 || dir == "" || at[n] != "" {
+			return nil, usage("--place %q is not of the form N=DIR, or given twice", word)
+		}
+		at[n] = dir
+	}
+	return at, nil
 }
 
 // readSaved reads a saved checkpoint: a file, or SIZE:ROOT.
@@ -189,6 +215,7 @@ func (q *question) look(ctx context.Context, errs io.Writer) (*report, error) {
 		return nil, err
 	}
 	defer d.Close()
+	d.OpenPlaces(q.places)
 	if err := looksLikeVault(d, q.dir); err != nil {
 		return nil, err
 	}
@@ -213,6 +240,9 @@ func (q *question) look(ctx context.Context, errs io.Writer) (*report, error) {
 		}
 	}
 	out := &report{Report: r}
+	if n := len(r.Unseen); q.identity != "" && n > 0 {
+		return nil, fmt.Errorf("%d packs, the first of them %s, may lie in a place that cannot be reached: with --key every place must be there; mount it, or say where it is with --place N=DIR", n, r.Unseen[0])
+	}
 	if q.identity != "" {
 		if out.Content, err = checkContent(ctx, d, r, q.identity, q.o.ReadData); err != nil {
 			return nil, err

@@ -77,6 +77,7 @@ func (l *look) files(ctx context.Context) error {
 	}
 	l.links()
 	l.modes()
+	l.places()
 	return l.rest()
 }
 
@@ -192,12 +193,16 @@ func (l *look) reliance(s *Snapshot) {
 // pack looks whether a pack that remains is there, with the size that was sealed.
 func (l *look) pack(p *Pack) {
 	info, ok := l.names[p.File]
-	if !ok {
-		if now, err := l.d.Lstat(p.File); err == nil {
-			info, ok = now, true // sealed since the directory was read
-		}
+	now, err := l.d.Lstat(p.File)
+	if !ok && err == nil {
+		info, ok = now, true // sealed since the directory was read
 	}
 	switch {
+	case errors.Is(err, ErrAway):
+		l.r.Unseen = append(l.r.Unseen, p.File)
+		p.damaged = true // it is not read
+	case err != nil && !errors.Is(err, fs.ErrNotExist):
+		l.spoilt(p, KindChanged, "%v", err)
 	case !ok:
 		l.spoilt(p, KindMissing, "it is not there: record %d seals it with %d bytes, and no record says that it left", p.sealed.seq, p.Bytes)
 	case !info.Mode().IsRegular():

@@ -6,6 +6,8 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"slices"
+	"strings"
 	"syscall"
 )
 
@@ -23,8 +25,13 @@ type Files interface {
 // errNotRegular is wrapped by the error of a name that stands for something else than a file.
 var errNotRegular = errors.New("not a regular file")
 
-// Dir is a directory of the operating system. Nothing in it leads outside, whatever links were put there.
-type Dir struct{ root *os.Root }
+// Dir is a directory of the operating system, with the further directories that packs of the vault lie in once OpenPlaces
+// has opened them. Nothing in it leads outside, whatever links were put there.
+type Dir struct {
+	root    *os.Root
+	further []further
+	listed  error // why the list of places cannot be read
+}
 
 // OpenDir opens a vault's directory. Close it.
 func OpenDir(name string) (*Dir, error) {
@@ -32,28 +39,63 @@ func OpenDir(name string) (*Dir, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Dir{root}, nil
+	return &Dir{root: root}, nil
 }
 
 // Close releases the directory; files that are open stay so.
-func (d *Dir) Close() error { return d.root.Close() }
+func (d *Dir) Close() error {
+	err := d.root.Close()
+	for _, f := range d.further {
+		if f.root != nil {
+			err = errors.Join(err, f.root.Close())
+		}
+	}
+	return err
+}
 
 // Lstat tells about a name without following a symbolic link.
-func (d *Dir) Lstat(name string) (fs.FileInfo, error) { return d.root.Lstat(name) }
+func (d *Dir) Lstat(name string) (fs.FileInfo, error) {
+	root, err := d.in(name)
+	if err != nil {
+		return nil, err
+	}
+	return root.Lstat(name)
+}
 
-// ReadDir lists a directory by name.
-func (d *Dir) ReadDir(name string) ([]fs.DirEntry, error) { return fs.ReadDir(d.root.FS(), name) }
+// ReadDir lists a directory by name. Of a directory of packs it lists what every place has, each name once.
+func (d *Dir) ReadDir(name string) ([]fs.DirEntry, error) {
+	all, err := fs.ReadDir(d.root.FS(), name)
+	if name != packsDir && name != incomingDir {
+		return all, err
+	}
+	for _, f := range d.further {
+		if f.root == nil {
+			continue
+		}
+		more, merr := fs.ReadDir(f.root.FS(), name)
+		if merr != nil {
+			err = errors.Join(err, fmt.Errorf("%v: %w", &f, merr))
+		}
+		all = append(all, more...)
+	}
+	slices.SortStableFunc(all, func(a, b fs.DirEntry) int { return strings.Compare(a.Name(), b.Name()) })
+	return slices.CompactFunc(all, func(a, b fs.DirEntry) bool { return a.Name() == b.Name() }), err
+}
 
 // Open opens a regular file for reading.
 func (d *Dir) Open(name string) (fs.File, error) {
-	before, err := d.root.Lstat(name)
+	root, err := d.in(name)
+	if err != nil {
+		return nil, err
+	}
+	before, err := root.Lstat(name)
 	if err != nil {
 		return nil, err
 	}
 	if !before.Mode().IsRegular() {
 		return nil, &fs.PathError{Op: "open", Path: name, Err: fmt.Errorf("%w: %v", errNotRegular, before.Mode().Type())}
 	}
-	f, err := d.root.OpenFile(name, os.O_RDONLY|syscall.O_NONBLOCK|syscall.O_NOFOLLOW, 0)
+	f, err := root.OpenFile(name, os.O_RDONLY|syscall.O_NONBLOCK|syscall.O_NOFOLLOW, 0)
 	if err != nil {
 		return nil, err
 	}

@@ -23,11 +23,28 @@ type flagger interface {
 
 // Flags tells the flags of a file or directory; ok is false where the file system has none.
 func (d *Dir) Flags(name string) (immutable, appendOnly, ok bool) {
-	info, err := d.root.Lstat(name)
+	root, err := d.in(name)
+	if err != nil {
+		return false, false, false
+	}
+	immutable, appendOnly, ok = flagsOf(root, name)
+	if name == packsDir {
+		for _, f := range d.further {
+			if f.root != nil {
+				i, a, has := flagsOf(f.root, name)
+				immutable, appendOnly, ok = immutable && i, appendOnly && a, ok && has
+			}
+		}
+	}
+	return immutable, appendOnly, ok
+}
+
+func flagsOf(root *os.Root, name string) (immutable, appendOnly, ok bool) {
+	info, err := root.Lstat(name)
 	if err != nil || !info.Mode().IsRegular() && !info.IsDir() {
 		return false, false, false
 	}
-	f, err := d.root.OpenFile(name, os.O_RDONLY|unix.O_NONBLOCK|unix.O_NOFOLLOW, 0)
+	f, err := root.OpenFile(name, os.O_RDONLY|unix.O_NONBLOCK|unix.O_NOFOLLOW, 0)
 	if err != nil {
 		return false, false, false
 	}
@@ -83,7 +100,7 @@ func (l *look) modes() {
 }
 
 // belongs is what may lie in a vault's root.
-var belongs = []string{identityFile, keyringFile, "lock", packsDir, manifestsDir, ledgerDir, logDir, "keeper", incomingDir, "sessions", "usage", "index", "lost+found"}
+var belongs = []string{identityFile, keyringFile, "lock", packsDir, manifestsDir, ledgerDir, logDir, "keeper", incomingDir, "sessions", "usage", "index", "lost+found", placesFile}
 
 // rest looks at the vault's root and at what still grows.
 func (l *look) rest() error {

@@ -25,6 +25,7 @@ const (
 	KindClock      = "clock"      // the clock's state, stamps
 	KindContent    = "content"    // what only the key can tell
 	KindMode       = "mode"       // rights and flags
+	KindPlace      = "place"      // the directories that the vault lies in
 )
 
 // Finding is one thing that is wrong, or that a person should know.
@@ -83,6 +84,9 @@ type Report struct {
 	DamageCount int       `json:"damage_count"`
 	Notes       []Finding `json:"notes"`
 	NoteCount   int       `json:"note_count"`
+
+	// Unseen are files that may lie in a place which cannot be reached: nothing is known of them, and nothing was found wrong.
+	Unseen []string `json:"unseen,omitempty"`
 
 	// Moving says that somebody wrote to the vault while it was looked at: look again, at a stopped vault, before you
 	// believe a finding.
