@@ -180,7 +180,7 @@ type moment int
 
 const (
 	anywhere moment = iota
-	chunkEnd       // and so the end of a block, where chunks are large
+	chunkEnd        // and so the end of a block, where chunks are large
 	behindChunkEnd
 	packEnd // as soon as a chunk lies in another pack than the one before
 )

@@ -92,8 +92,8 @@ func subCommand(root *cobra.Command, name string) *cobra.Command {
 	}
 	short := map[string]string{"hold": "Holds: snapshots that are kept until a quorum says otherwise", "index": "The index, a cache that can be thrown away", "ledger": "The ledger of everything that was done",
 		"request": "What several people must sign: early deletion, the end of holds, a looser policy, other people",
-		"people": "Those of whom several must sign what makes the vault forget faster",
-		"vault":  "The directories that the vault lies in"}
+		"people":  "Those of whom several must sign what makes the vault forget faster",
+		"vault":   "The directories that the vault lies in"}
 	c := &cobra.Command{Use: name, Short: short[name], GroupID: "care", RunE: helpOnly}
 	root.AddCommand(c)
 	return c
