@@ -36,15 +36,16 @@ type Explanation struct {
 const MarkedFor = 24 * time.Hour
 
 // Leaves is the earliest moment at which a prune could remove it, zero where only several people can make it go: what may go is
-// marked first, and removed a day later.
+// marked first, and removed a day later. A mark that it has counts even while something keeps it, until a prune takes it back.
 func (e *Explanation) Leaves() time.Time {
-	switch m := e.Snapshot.Marked; {
-	case e.Decision.Never:
+	if e.Decision.Never {
 		return time.Time{}
-	case e.Decision.Go && !m.IsZero():
-		return later(m.Wall.Add(MarkedFor), e.Now.Wall).UTC()
 	}
-	return later(e.Decision.Earliest, e.Now.Wall).Add(MarkedFor).UTC()
+	earliest := later(e.Decision.Earliest, e.Now.Wall)
+	if m := e.Snapshot.Marked; !m.IsZero() {
+		return later(m.Wall.Add(MarkedFor), earliest).UTC()
+	}
+	return earliest.Add(MarkedFor).UTC()
 }
 
 func later(a, b time.Time) time.Time {

@@ -102,7 +102,8 @@ func (s *Store) Inventory(ctx context.Context) (Inventory, error) {
 	s.expire(now)
 	for _, p := range s.state.live() {
 		inv.Packs = append(inv.Packs, InventoriedPack{
-			PackInfo: p.PackInfo, Source: s.state.madeFor(p), SessionFor: s.needed(p, now), Claimed: s.inUse(p.Number),
+			PackInfo: p.PackInfo, Source: s.state.madeFor(p), SessionFor: s.needed(p, now), Claimed: s.claimed(p.Number),
+			Marked: s.markOf(p.Number),
 		})
 	}
 	return inv, nil
@@ -115,6 +116,7 @@ func (s *Store) inventoried(snap *snapshotState, now clock.Stamp, sizes map[stri
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	out.Marked = s.state.marks.snapshots[snap.Snapshot].at
 	for i, g := range s.seen(snap.grants) {
 		if i == 0 {
 			out.BornFor = g.duration()
@@ -180,14 +182,12 @@ func (st *state) madeFor(p *packState) string {
 	return ""
 }
 
-// inUse says whether a session of this process relies on a pack. s.mu is held.
-func (s *Store) inUse(n uint32) bool {
-	for _, c := range s.claims {
-		if c.packs.Contains(n) {
-			return true
-		}
+// markOf is since when a pack is marked, if that counts. s.mu is held.
+func (s *Store) markOf(n uint32) clock.Stamp {
+	if s.spared[n] {
+		return clock.Stamp{}
 	}
-	return false
+	return s.state.marks.packs[n].at
 }
 
 // Place is what a file of the vault's directory is, for whoever adds up what takes the room.
