@@ -74,11 +74,10 @@ func (g *graves) follow(r ledger.Record) {
 			j.lock(r.At.Wall, r.Extend.Lock)
 		}
 	case r.Mark != nil:
-		for _, id := range r.Mark.Snapshots {
-			if j := g.named[id]; j != nil && j.Gone.IsZero() {
-				j.Marked, j.MarkedBy = &at, r.Seq
-			}
+		if k := r.Mark.Kept; k != nil {
+			g.mark(k.Snapshots, nil, 0)
 		}
+		g.mark(r.Mark.Snapshots, &at, r.Seq)
 	case r.Request != nil:
 		g.requests[r.Request.ID] = r.Request
 	case r.Carried != nil:
@@ -88,6 +87,15 @@ func (g *graves) follow(r ledger.Record) {
 	case r.Done != nil:
 		for _, id := range g.intents[r.Done.Intent] {
 			g.named[id].Done = &at
+		}
+	}
+}
+
+// mark notes a mark, or that there is none any more.
+func (g *graves) mark(ids []string, at *time.Time, seq uint64) {
+	for _, id := range ids {
+		if j := g.named[id]; j != nil && j.Gone.IsZero() {
+			j.Marked, j.MarkedBy = at, seq
 		}
 	}
 }
