@@ -63,7 +63,7 @@ func newHistory(seed uint64, guard, tame bool) (*history, error) {
 		return h, err
 	}
 	h.saw()
-	return h, nil
+	return h, h.keepRules(seed)
 }
 
 // live runs a history of so many steps. The last thing in it is always a prune and a look.
@@ -96,6 +96,11 @@ func live(seed uint64, guard, tame bool, steps int) (h *history, err error) {
 }
 
 func (h *history) step() error {
+	if h.rules != nil && h.rules.IntN(40) == 0 {
+		if err := h.adopt(); err != nil {
+			return err
+		}
+	}
 	k := h.r.IntN(100)
 	switch {
 	case k < 26:
@@ -342,7 +347,7 @@ func (h *history) end() error {
 	}
 	for _, s := range all {
 		p := h.mod.find(s.ID)
-		if h.mod.keeps(p) == "" && !p.held && !s.Committed.Wall.After(h.m.origin.Add(h.m.wall-61*day)) && len(p.grants) == 1 {
+		if h.mod.keeps(p) == "" && h.wanted[s.ID] == "" && !p.held && !s.Committed.Wall.After(h.m.origin.Add(h.m.wall-61*day)) && len(p.grants) == 1 {
 			return broken("%.8s of %s is still there (locked %v until %v)", p.id, p.source, s.Locked, s.LockedUntil)
 		}
 	}

@@ -69,6 +69,9 @@ type history struct {
 	trust worm.Witnesses
 	seers []*seer
 	liars int // of the witnesses
+
+	rules  *rand.Rand        // draws keep rules; nil for a history without
+	wanted map[string]string // what keep rules wanted before something was removed, and which
 }
 
 var errBroken = errors.New("a promise is broken")
@@ -344,7 +347,10 @@ func (h *history) extend() error {
 // remove prunes, or condemns, or sweeps, and holds what went to what may go.
 func (h *history) remove(how int) error {
 	var rep worm.PruneReport
-	var err error
+	err := h.wants()
+	if err != nil {
+		return err
+	}
 	switch how {
 	case 0:
 		rep, err = h.store.Prune(context.Background(), false)
@@ -362,6 +368,9 @@ func (h *history) remove(how int) error {
 		return werr
 	}
 	h.marked()
+	if err == nil && !h.disk.Fired() {
+		err = h.complete()
+	}
 	return err
 }
 
@@ -374,6 +383,9 @@ func (h *history) went(rep worm.PruneReport) error {
 			return broken("%.8s went and was never acknowledged", id)
 		}
 		if why := h.mod.mayGo(p); why != "" {
+			return broken("%.8s of %s went: %s", id, p.source, why)
+		}
+		if why := h.wanted[id]; why != "" {
 			return broken("%.8s of %s went: %s", id, p.source, why)
 		}
 		gone = append(gone, p)
