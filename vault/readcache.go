@@ -115,7 +115,7 @@ func (c *readCache) pack(number uint32) (*cachedPack, error) {
 func (c *readCache) open(p *cachedPack) error {
 	f, size, err := c.v.store.OpenPack(p.number)
 	if err != nil {
-		return err
+		return c.v.swept(err)
 	}
 	r, err := pack.Open(f, size, c.v.ring)
 	if err == nil && (r.Number() != p.number || r.Vault() != c.v.id) {

@@ -102,6 +102,7 @@ type Vault struct {
 
 	cache *readCache
 	usage usage
+	reads readings
 
 	// indexTurn is held by whoever fills, warms or replaces the index, or salvages: one at a time. It is taken before
 	// indexMu.
@@ -284,6 +285,7 @@ func (v *Vault) release() error {
 		errs = append(errs, c.Close())
 	}
 	if v.store != nil {
+		v.reads.close(v)
 		errs = append(errs, v.store.Close())
 	}
 	disks := []durable.Disk{v.disk}

@@ -174,6 +174,10 @@ func giveBack(ctx context.Context, v *Vault, id string) (tree, error) {
 	if err != nil {
 		return nil, err
 	}
+	return readBack(ctx, s)
+}
+
+func readBack(ctx context.Context, s *Snapshot) (tree, error) {
 	out := tree{}
 	for e, err := range s.Walk(ctx, "") {
 		if err != nil {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"sync"
 
 	"github.com/holdfast-vault/holdfast/immutability/worm"
 	"github.com/holdfast-vault/holdfast/vault"
@@ -16,6 +17,23 @@ type view struct {
 	v    *vault.Vault
 	sees func(source string) bool // nil: everything
 	user string                   // of the door, whose key told who it is; "" on this machine
+
+	mu      sync.Mutex
+	claimed map[string]bool // snapshots whose packs are claimed until whoever has this view is gone
+}
+
+// claim keeps a snapshot's packs from being pruned until ctx is done, which is that of a command or of a session at the door.
+func (w *view) claim(ctx context.Context, s *vault.Snapshot) {
+	w.mu.Lock()
+	had := w.claimed[s.Info().ID]
+	if w.claimed == nil {
+		w.claimed = map[string]bool{}
+	}
+	w.claimed[s.Info().ID] = true
+	w.mu.Unlock()
+	if !had {
+		s.ClaimUntil(ctx)
+	}
 }
 
 // list is the snapshots in view, oldest first.
@@ -46,6 +64,7 @@ func (w *view) resolve(ctx context.Context, address string) (*vault.Snapshot, st
 	if err != nil {
 		return nil, "", fmt.Errorf("%s: %w", address, err)
 	}
+	w.claim(ctx, s)
 	return s, a.Path, nil
 }
 
@@ -93,5 +112,6 @@ func (w *view) Open(ctx context.Context, id string) (restore.Source, error) {
 	if w.sees != nil && !w.sees(s.Info().Source) {
 		return nil, fmt.Errorf("snapshot %s: the ledger names no such snapshot", id)
 	}
+	w.claim(ctx, s)
 	return s, nil
 }
