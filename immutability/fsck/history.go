@@ -42,9 +42,11 @@ type Snapshot struct {
 	commit  *commitBody
 	at      place
 	grants  []grant
-	holds   int
+	holds   map[uint64]bool // by the numbers of their records
 	removed *place
 	damaged bool
+	// released says that people let it go, and that nobody locked or held it since.
+	released bool
 }
 
 // Address is SOURCE@TIME.
@@ -67,6 +69,7 @@ type grant struct {
 	at   Stamp
 	lock lock
 	seq  uint64 // of the record that gave it
+	let  bool   // people ended it
 }
 
 // secondsMax keeps durations within what can be added to a moment; no lock is longer.
@@ -75,7 +78,7 @@ const secondsMax = 100 * 366 * 24 * 3600
 // ended says whether a lock had run at a moment by the vault's own clocks: wall clock and running time alike. A mode that is
 // not known never ends here.
 func (g grant) ended(now Stamp) bool {
-	return knownMode(g.lock.mode) && elapsed(g.at, now, g.seconds())
+	return g.let || knownMode(g.lock.mode) && elapsed(g.at, now, g.seconds())
 }
 
 // endedWitnessed is the same where seen seconds passed by the witnesses' time, which may stand in for running time.
@@ -125,7 +128,12 @@ type history struct {
 	last      *Stamp
 	clock     stamps
 	marks     marks
-	unmarked  bool // something was removed before there were marks, and that was told
+	people    *deciders // nil while nobody is named
+	requests  map[string]*request
+	unread    map[string]bool // requests of a later release
+	brought   map[string]bool // IDs and nonces
+	secured   *place          // of the newest record that did it, nil while it is not
+	unmarked  bool            // something was removed before there were marks, and that was told
 }
 
 func newHistory(r *Report, quiet func() bool) *history {
@@ -133,6 +141,7 @@ func newHistory(r *Report, quiet func() bool) *history {
 		r: r, quiet: quiet, keyrings: map[string]bool{}, packs: map[uint32]*Pack{}, manifests: map[string]*place{}, byID: map[string]*Snapshot{},
 		sources: map[string]sourceState{}, remaining: map[string][]*Snapshot{}, intents: map[uint64]*intentBody{}, done: map[uint64]bool{}, removed: map[string]uint64{},
 		latest: map[string]int64{}, clock: newStamps(), marks: newMarks(false),
+		requests: map[string]*request{}, unread: map[string]bool{}, brought: map[string]bool{},
 	}
 }
 
@@ -151,9 +160,7 @@ func (h *history) take(r *record) {
 		h.wrong(r, KindLedger, "the first record is not the one that begins a vault")
 	}
 	h.stamp(r)
-	if r.kind == "secure" {
-		h.marks = newMarks(h.marks.any) // once that is over, people have a day to look again
-	}
+	h.whileSecured(r)
 	p := place{h.order, r.seq, r.at}
 	switch b := r.body.(type) {
 	case *initBody:
@@ -184,6 +191,16 @@ func (h *history) take(r *record) {
 		h.takeClock(r, b)
 	case *markBody:
 		h.takeMark(r, b)
+	case *peopleBody:
+		h.takePeople(r, b)
+	case *requestBody:
+		h.takeRequest(r, b)
+	case *vetoBody:
+		h.takeVeto(r, b)
+	case *carriedBody:
+		h.takeCarried(r, b)
+	case *secureBody:
+		h.takeSecure(r, p)
 	default:
 		h.r.Unknown[r.kind]++
 	}
@@ -278,7 +295,7 @@ func (h *history) takeCommit(r *record, b *commitBody, p place) {
 	delete(h.marks.manifests, b.snapshot)
 	s := &Snapshot{
 		ID: b.snapshot, Source: b.source, Label: b.label, Complete: b.state == reliance.Complete, Clean: b.clean,
-		commit: b, at: p, grants: []grant{{r.at, b.lock, r.seq}},
+		commit: b, at: p, grants: []grant{{at: r.at, lock: b.lock, seq: r.seq}},
 	}
 	h.snapshots = append(h.snapshots, s)
 	h.byID[s.ID] = s
@@ -301,7 +318,7 @@ func (h *history) bornLocked(r *record, l lock, in rules) {
 	}
 }
 
-// takeHold follows a hold: nothing of this format ends one.
+// takeHold follows a hold: only a request ends one.
 func (h *history) takeHold(r *record, b *holdBody) {
 	s := h.byID[b.snapshot]
 	if s == nil {
@@ -311,7 +328,10 @@ func (h *history) takeHold(r *record, b *holdBody) {
 	if s.removed != nil {
 		h.wrong(r, KindRecord, "it holds %s, which record %d removed", s.Address(), s.removed.seq)
 	}
-	s.holds++
+	if s.holds == nil {
+		s.holds = map[uint64]bool{}
+	}
+	s.holds[r.seq], s.released = true, false
 	delete(h.marks.snapshots, s.ID)
 }
 
@@ -326,7 +346,7 @@ func (h *history) takeExtend(r *record, b *extendBody) {
 	case b.lock.seconds < 1 || b.lock.seconds > secondsMax:
 		h.wrong(r, KindLock, "a lock of %d s", b.lock.seconds)
 	}
-	g := grant{r.at, b.lock, r.seq}
+	g := grant{at: r.at, lock: b.lock, seq: r.seq}
 	for _, have := range s.grants {
 		if have.endedWitnessed(r.at, h.witnessTime(have.seq, nil)) {
 			continue
@@ -340,7 +360,7 @@ func (h *history) takeExtend(r *record, b *extendBody) {
 			break
 		}
 	}
-	s.grants = append(s.grants, g)
+	s.grants, s.released = append(s.grants, g), false
 	delete(h.marks.snapshots, s.ID)
 }
 
@@ -391,8 +411,8 @@ func (h *history) takeAway(r *record, id string, kept map[*Snapshot]string, p pl
 		h.wrong(r, KindLock, "it removes %s, whose %s lock of %d s since %s had not run by both clocks", s.Address(), g.lock.mode, g.lock.seconds, g.at.Wall.Format(time.RFC3339))
 		break
 	}
-	if s.holds > 0 {
-		h.wrong(r, KindLock, "it removes %s, which %d holds keep for ever", s.Address(), s.holds)
+	if n := len(s.holds); n > 0 {
+		h.wrong(r, KindLock, "it removes %s, which %d holds keep for ever", s.Address(), n)
 	}
 	if why := kept[s]; why != "" {
 		h.wrong(r, KindLock, "it removes %s, the newest %s snapshot of its source, which never goes", s.Address(), why)

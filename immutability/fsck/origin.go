@@ -23,6 +23,7 @@ type (
 		origin, verifier, before string
 		own, lost                head
 		note                     string
+		quorum                   []string // the request that people signed, and their signatures
 	}
 	witnessedBody struct {
 		origin, root string
@@ -46,8 +47,12 @@ func readHeadOf(o *object, name string) head {
 }
 
 func readOrigin(o *object) any {
+	var agreed []string
+	if o.has("quorum") {
+		agreed = o.texts("quorum")
+	}
 	return &originBody{number: o.number("number"), origin: o.text("origin"), verifier: o.text("verifier"), before: o.text("before"),
-		own: readHeadOf(o, "own"), lost: readHeadOf(o, "lost"), note: o.text("note")}
+		own: readHeadOf(o, "own"), lost: readHeadOf(o, "lost"), note: o.text("note"), quorum: agreed}
 }
 
 func readWitnessed(o *object) any {
@@ -138,6 +143,7 @@ func (h *history) takeOrigin(r *record, b *originBody) {
 		return
 	}
 	h.origins = append(h.origins, b)
+	h.originAgreed(r, b)
 	number := len(h.origins) + 1
 	first, _, _ := strings.Cut(h.init.verifier, "+")
 	want, err := under(h.init.verifier, originName(first, number))

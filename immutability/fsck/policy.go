@@ -144,6 +144,11 @@ func (h *history) takePolicy(r *record, p policy) {
 			h.wrong(r, KindLock, "it makes the policy looser than any of the last 72 hours: %s; the vault waits for a quorum with that", what)
 		}
 	}
+	h.adopt(r, p)
+}
+
+// adopt puts a policy in force.
+func (h *history) adopt(r *record, p policy) {
 	h.policies = append(h.policies, inForce{p, r.at})
 	clear(h.marks.snapshots) // it may want them
 }

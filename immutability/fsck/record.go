@@ -211,6 +211,11 @@ var bodies = map[string]func(*object) any{
 	"policy":    func(o *object) any { return &policyBody{readPolicy(o), o.text("by")} },
 	"origin":    readOrigin,
 	"mark":      readMark,
+	"people":    readPeople,
+	"request":   readRequest,
+	"veto":      readVeto,
+	"carried":   readCarried,
+	"secure":    readSecure,
 	"witnessed": readWitnessed,
 	"clock": func(o *object) any {
 		return &clockBody{event: o.text("event"), detail: o.text("detail"), off: o.number("off_s"), moved: o.number("moved_s"), times: o.number("times")}

@@ -49,6 +49,9 @@ type Request struct {
 	What        json.RawMessage // compact, as What gives it; see Body
 }
 
+// ErrNewer is in the chain of the error of a request that may be right, and not for this release to read.
+var ErrNewer = errors.New("written for a newer release of holdfast")
+
 // form is the number of this form of a request.
 const form = "1"
 
@@ -107,7 +110,7 @@ func Parse(data []byte) (Request, error) {
 		switch name {
 		case "holdfast_request":
 			if values[i] != form {
-				err = fmt.Errorf("form %.80q, and this release knows form %s: use a newer holdfast", values[i], form)
+				err = fmt.Errorf("form %.80q, and this release knows form %s: it is %w", values[i], form, ErrNewer)
 			}
 		case "size":
 			r.Size, err = number(values[i])
@@ -183,7 +186,7 @@ func (r Request) check() (body any, at int, err error) {
 	case !isHex(r.Vault, 32):
 		return nil, 1, fmt.Errorf("%.80q is not 32 lower-case hex digits", r.Vault)
 	case !r.Action.known():
-		return nil, 2, fmt.Errorf("%.80q is no action that this release knows", string(r.Action))
+		return nil, 2, fmt.Errorf("%.80q is no action that this release knows: it is wrong, or %w", string(r.Action), ErrNewer)
 	case !isHex(r.Nonce, 32):
 		return nil, 3, fmt.Errorf("%.80q is not 32 lower-case hex digits", r.Nonce)
 	case !whole(r.From.UTC()):

@@ -46,7 +46,7 @@ func TestARequestHasOneSpelling(t *testing.T) {
 		"another order":                {swap(swap(good, `"nonce"`, `"other"`), `"from"`, `"nonce"`), "line 5"},
 		"a member twice":               {swap(good, "  \"size\"", "  \"size\": 1,\n  \"size\""), "line 9"},
 		"a member more":                {swap(good, "  \"size\"", "  \"more\": 1,\n  \"size\""), "line 8"},
-		"a form of later":              {swap(good, `request": 1`, `request": 2`), "newer holdfast"},
+		"a form of later":              {swap(good, `request": 1`, `request": 2`), "newer release of holdfast"},
 		"capitals":                     {swap(good, `"size"`, `"Size"`), "line 8"},
 		"a vault in capitals":          {swap(good, "89abcdef", "89ABCDEF"), "line 3"},
 		"an unknown action":            {swap(good, `"delete"`, `"erase"`), "line 4"},
