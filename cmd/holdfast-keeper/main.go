@@ -44,10 +44,11 @@ ledger and by its clock. The daemon (holdfast serve) asks it through a socket an
         what the running keeper holds, and whether anything is wrong with it; as the keeper's own user
   holdfast-keeper keyring [--socket PATH] [--reason TEXT] FILE
         replace the vault's wrapped keyring by FILE, with a record in the ledger; as the keeper's own user
-  holdfast-keeper origin  [--socket PATH] --root ROOT --by NAME --reason TEXT [CHECKPOINT]
+  holdfast-keeper origin  [--socket PATH] --root ROOT --by NAME --reason TEXT [CHECKPOINT | --request FILE --signature FILE...]
         let a ledger go on that is behind what it signed (a disk put back from a copy, a machine rolled back): what it had
         more is given up, with a record. ROOT is the root of what is left, as status shows it; CHECKPOINT is a saved one
-        that shows what is lost, where the keeper knows of none
+        that shows what is lost, where the keeper knows of none. Once people are in force it takes a request of theirs
+        (holdfast request make origin), which says the same, and their signatures: --signature once for each
   holdfast-keeper version
 
   --vault DIR      the vault's directory, which belongs to the keeper's user. An empty one becomes a vault when the
@@ -56,7 +57,8 @@ ledger and by its clock. The daemon (holdfast serve) asks it through a socket an
                    lets nobody in but the group. Beside it lies "operator", for status and keyring
   --user NAME      the daemon's user, by name or number (holdfast); nobody else is answered, root included
   --policy FILE    what locks are made of, as JSON in the form of the ledger's policy records; what is tighter than the
-                   policy in force applies with a record, what is looser is refused and said. No FILE there: nothing said
+                   policy in force applies with a record, what is looser is refused and said. "witnesses" and "people" in
+                   it are whose word counts. No FILE there: nothing said
   --place N=DIR    where place N of the vault is, if not where the vault's list says
   --accept-weaker-protection
                    run also where sealed files cannot be made immutable, or where somebody else could rename a directory
@@ -110,6 +112,8 @@ type options struct {
 	reason, root, by    string
 	at                  words          // as --place gives them
 	places              map[int]string // and what they mean
+	request             string
+	signatures          words
 }
 
 // operator is the socket of the keeper's own user.
@@ -167,6 +171,8 @@ func parse(command string, args []string) (*options, []string, error) {
 		fs.StringVar(&o.root, "root", "", "")
 		fs.StringVar(&o.by, "by", "", "")
 		fs.StringVar(&o.reason, "reason", "", "")
+		fs.StringVar(&o.request, "request", "", "")
+		fs.Var(&o.signatures, "signature", "")
 		fs.StringVar(&o.socket, "socket", defaultSocket, "")
 	case "status":
 		fs.StringVar(&o.socket, "socket", defaultSocket, "")

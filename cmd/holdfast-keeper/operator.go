@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/holdfast-vault/holdfast/immutability/keeper"
+	"github.com/holdfast-vault/holdfast/immutability/quorum"
 )
 
 // errDamage says that something is not as it was written.
@@ -97,18 +98,33 @@ func (o *options) origin(ctx context.Context, rest []string, out io.Writer) (err
 	if len(rest) > 1 || o.root == "" || o.by == "" || o.reason == "" {
 		return usage("origin takes --root, --by and --reason, and at most one file")
 	}
-	var note []byte
+	if (o.request != "") != (len(o.signatures) > 0) || o.request != "" && len(rest) > 0 {
+		return usage("a request goes with its signatures, and says itself which checkpoint shows what is lost")
+	}
+	ask := keeper.NewOrigin{Root: o.root, By: o.by, Reason: o.reason}
 	if len(rest) == 1 {
-		if note, err = readFile(rest[0], noteMax); err != nil {
+		if ask.Note, err = readFile(rest[0], noteMax); err != nil {
 			return err
 		}
+	}
+	if o.request != "" {
+		if ask.Request, err = readFile(o.request, quorum.MaxRequest); err != nil {
+			return err
+		}
+	}
+	for _, name := range o.signatures {
+		sig, err := readFile(name, quorum.MaxSignature)
+		if err != nil {
+			return err
+		}
+		ask.Signatures = append(ask.Signatures, sig)
 	}
 	c, err := o.dial(ctx, "holdfast-keeper origin")
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, c.Close()) }()
-	b, err := c.NewOrigin(ctx, keeper.NewOrigin{Note: note, Root: o.root, By: o.by, Reason: o.reason})
+	b, err := c.NewOrigin(ctx, ask)
 	if err != nil {
 		return err
 	}

@@ -5,9 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"time"
 
 	"github.com/holdfast-vault/holdfast/immutability/durable"
 	"github.com/holdfast-vault/holdfast/immutability/policy"
+	"github.com/holdfast-vault/holdfast/immutability/quorum"
 	"github.com/holdfast-vault/holdfast/immutability/worm"
 )
 
@@ -38,11 +40,18 @@ func (k *house) adopt(ctx context.Context, store *worm.Store) error {
 	if err := store.TrustWitnesses(witnesses); err != nil {
 		return fmt.Errorf("settings: %w", err)
 	}
+	people, err := worm.ParsePeople(said.People)
+	if err != nil {
+		return fmt.Errorf("settings: %w", err)
+	}
 	if behind := store.Ledger().Behind(); behind != nil {
 		k.log.Error("nothing is written until a person begins another origin (holdfast-keeper origin)", "why", behind.Error())
 		return nil
 	}
 	changed, refused, err := store.Adopt(ctx, said.Policy, "holdfast-keeper --policy "+k.o.policy)
+	if err == nil {
+		err = k.name(ctx, store, people)
+	}
 	if durable.IsNoSpace(err) {
 		// It alone can make room, and what is in force stays.
 		k.log.Error("the settings are not taken, because the disk is full; make room (holdfast prune), then SIGHUP", "error", err.Error())
@@ -57,6 +66,25 @@ func (k *house) adopt(ctx context.Context, store *worm.Store) error {
 	if changed {
 		k.log.Info("the settings changed the policy in force", "mode", store.Policy().Mode, "default_s", store.Policy().DefaultSeconds,
 			"min_s", store.Policy().MinSeconds, "max_s", store.Policy().MaxSeconds, "keep", store.Policy().Keep.String())
+	}
+	return nil
+}
+
+// name puts the people of the settings into the ledger, where nobody is in force yet, and says when they will be.
+func (k *house) name(ctx context.Context, store *worm.Store, people quorum.People) error {
+	changed, refused, err := store.AdoptPeople(ctx, people, "holdfast-keeper --policy "+k.o.policy)
+	switch {
+	case err != nil:
+		return err
+	case refused != "":
+		k.log.Warn("the people of the settings are not followed", "why", refused)
+	case changed:
+		in, err := store.People()
+		if err != nil {
+			return err
+		}
+		k.log.Info("the settings name the people whose signatures count; until they do others may take their place", "people", len(people.People),
+			"threshold", people.Threshold, "from", in.From.UTC().Format(time.RFC3339))
 	}
 	return nil
 }

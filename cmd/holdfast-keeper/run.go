@@ -361,6 +361,11 @@ func (k *house) look() {
 	if pending := store.Settle(); pending > 0 {
 		k.log.Warn("published files lack their record; the next one writes it", "files", pending)
 	}
+	if n, err := store.CarryOut(context.Background()); err != nil && store.Ledger().Behind() == nil {
+		k.log.Warn("requests that are due", "error", err.Error())
+	} else if n > 0 {
+		k.log.Info("carried out what people asked for", "requests", n)
+	}
 	if err := store.Tick(); err != nil {
 		k.log.Warn("the clock", "error", err.Error())
 	}

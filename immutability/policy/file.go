@@ -13,10 +13,11 @@ import (
 // FileMax bounds a file of settings: it is written by a person.
 const FileMax = 1 << 20
 
-// Settings are what the keeper's own file proposes: a policy, and the witnesses, whose form is theirs to read.
+// Settings are what the keeper's own file proposes: a policy, and the witnesses and people, whose form is theirs to read.
 type Settings struct {
 	Policy
 	Witnesses json.RawMessage // "" when the file names none
+	People    json.RawMessage // the same
 }
 
 // Load reads a file of settings; see Parse.
@@ -34,7 +35,7 @@ func Load(file string) (Settings, error) {
 }
 
 // Parse reads settings: one JSON object with the members of a policy record of the ledger (mode, default_s, min_s, max_s,
-// budget_bytes, keep, sources) and witnesses. Each may be left out and then says nothing. An unknown member, one that is there
+// budget_bytes, keep, sources), witnesses and people. Each may be left out and then says nothing. An unknown member, one that is there
 // twice, a number that is 0 or no whole number, and what contradicts itself are errors that name the file and the line.
 func Parse(name string, data []byte) (Settings, error) {
 	r := &reader{name: name, data: data, dec: json.NewDecoder(bytes.NewReader(data))}
@@ -48,6 +49,12 @@ func Parse(name string, data []byte) (Settings, error) {
 	fields["witnesses"] = func() error {
 		if err := r.dec.Decode(&s.Witnesses); err != nil {
 			return r.bad("witnesses: %v", err)
+		}
+		return nil
+	}
+	fields["people"] = func() error {
+		if err := r.dec.Decode(&s.People); err != nil {
+			return r.bad("people: %v", err)
 		}
 		return nil
 	}

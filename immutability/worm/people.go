@@ -1,9 +1,13 @@
 package worm
 
 import (
+	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
+	"strings"
 	"time"
 
 	"github.com/holdfast-vault/holdfast/immutability/clock"
@@ -38,6 +42,68 @@ func (st *state) applyPeople(r ledger.Record) {
 	if !st.people.inForce(r.At) && p.Check() == nil {
 		st.people = &namedPeople{People: p, at: r.At, by: r.People.By}
 	}
+}
+
+// ParsePeople reads {"threshold":2,"people":[{"name":"anna","keys":["ssh-ed25519 AAAA... anna@desk"]},...]}, strictly; what follows
+// a key is its comment, and is left out. Nothing at all is nobody.
+func ParsePeople(data []byte) (quorum.People, error) {
+	if len(data) == 0 {
+		return quorum.People{}, nil
+	}
+	if err := once(json.NewDecoder(bytes.NewReader(data))); err != nil {
+		return quorum.People{}, fmt.Errorf("people: %w", err)
+	}
+	var p quorum.People
+	d := json.NewDecoder(bytes.NewReader(data))
+	d.DisallowUnknownFields()
+	if err := d.Decode(&p); err != nil {
+		return quorum.People{}, fmt.Errorf("people: %w", err)
+	}
+	if _, err := d.Token(); !errors.Is(err, io.EOF) {
+		return quorum.People{}, errors.New("people: something follows them")
+	}
+	for i, who := range p.People {
+		for n, line := range who.Keys {
+			key, err := quorum.Key(line)
+			if err != nil {
+				return quorum.People{}, fmt.Errorf("people: key %d of %.80q: %w", n+1, who.Name, err)
+			}
+			p.People[i].Keys[n] = key
+		}
+	}
+	return p, p.Check()
+}
+
+// once says which member of one object or list stands twice: of two readers each could take another one.
+func once(d *json.Decoder) error {
+	t, err := d.Token()
+	if err != nil {
+		return err
+	}
+	open, is := t.(json.Delim)
+	if !is {
+		return nil
+	}
+	seen := map[string]bool{}
+	for d.More() {
+		if open == '{' {
+			t, err := d.Token()
+			if err != nil {
+				return err
+			}
+			name, _ := t.(string) // names are strings, or the decoder would not go on
+			if low := strings.ToLower(name); seen[low] {
+				return fmt.Errorf("%.80q is there twice", name)
+			} else {
+				seen[low] = true
+			}
+		}
+		if err := once(d); err != nil {
+			return err
+		}
+	}
+	_, err = d.Token()
+	return err
 }
 
 // PeopleInfo is whose signatures count. The zero value is nobody's.
