@@ -44,7 +44,8 @@ ledger and by its clock. The daemon (holdfast serve) asks it through a socket an
         what the running keeper holds, and whether anything is wrong with it; as the keeper's own user
   holdfast-keeper keyring [--socket PATH] [--reason TEXT] FILE
         replace the vault's wrapped keyring by FILE, with a record in the ledger; as the keeper's own user
-  holdfast-keeper origin  [--socket PATH] --root ROOT --by NAME --reason TEXT [CHECKPOINT | --request FILE --signature FILE...]
+  holdfast-keeper origin  [--socket PATH] --root ROOT --by NAME --reason TEXT
+                          [CHECKPOINT | --request FILE --signature FILE...]
         let a ledger go on that is behind what it signed (a disk put back from a copy, a machine rolled back): what it had
         more is given up, with a record. ROOT is the root of what is left, as status shows it; CHECKPOINT is a saved one
         that shows what is lost, where the keeper knows of none. Once people are in force it takes a request of theirs
