@@ -334,6 +334,21 @@ func (m *memory) removing(s *Store, src clock.Source, remove func(context.Contex
 // prove opens the vault and holds it to what was told, pulls once more, lets the power fail losing
 // all that is not durable, and proves again.
 func (m *memory) prove(d *crashdisk.Disk, src clock.Source, tries int) error {
+	return m.proveOn(lone{d}, src, tries)
+}
+
+// medium is what a vault lies on in these tests.
+type medium interface {
+	durable.GuardedDisk
+	restart(l crashdisk.Loss, seed int64) medium
+}
+
+// lone is a vault's one directory.
+type lone struct{ *crashdisk.Disk }
+
+func (d lone) restart(l crashdisk.Loss, seed int64) medium { return lone{d.Restart(l, seed)} }
+
+func (m *memory) proveOn(d medium, src clock.Source, tries int) error {
 	if !m.created {
 		return m.proveUnborn(d, src)
 	}
@@ -354,7 +369,7 @@ func (m *memory) prove(d *crashdisk.Disk, src clock.Source, tries int) error {
 		if err := errors.Join(m.holds(s), m.goesOn(s, round, tries), m.holds(s), s.Close(), independently(d)); err != nil {
 			return fmt.Errorf("round %d: %w", round, err)
 		}
-		d, m.moving, m.lifted = d.Restart(crashdisk.LoseUnsynced, 0), false, false
+		d, m.moving, m.lifted = d.restart(crashdisk.LoseUnsynced, 0), false, false
 	}
 	return nil
 }
@@ -415,7 +430,7 @@ func (m *memory) flagged(d durable.GuardedDisk) error {
 }
 
 // proveUnborn: of a vault whose Init failed, either it is there or Init can be tried again.
-func (m *memory) proveUnborn(d *crashdisk.Disk, src clock.Source) error {
+func (m *memory) proveUnborn(d medium, src clock.Source) error {
 	s, openErr := Open(d, src, m.options())
 	if openErr == nil {
 		if bad := s.Check(ctx, true); len(bad) > 0 {
@@ -426,7 +441,7 @@ func (m *memory) proveUnborn(d *crashdisk.Disk, src clock.Source) error {
 	if _, err := Init(d, src, m.birth()); err != nil {
 		return fmt.Errorf("neither open (%w) nor init (%w)", openErr, err)
 	}
-	_, err := Open(d.Restart(crashdisk.LoseUnsynced, 0), src, m.options())
+	_, err := Open(d.restart(crashdisk.LoseUnsynced, 0), src, m.options())
 	return err
 }
 
