@@ -38,3 +38,11 @@ func (v *Vault) Room() []place.Row {
 	}
 	return v.home.Room()
 }
+
+// unchanged says whether the vault still lies where it did when it was opened.
+func (v *Vault) unchanged() error {
+	if v.home == nil {
+		return nil
+	}
+	return v.home.Unchanged()
+}

@@ -256,7 +256,7 @@ func (v *Vault) openStore(ctx context.Context) (Store, error) {
 		return inProcess{s}, nil
 	}
 	m, err := keeper.OpenMirror(ctx, keeper.MirrorOptions{
-		Disk: v.disk, Clock: v.o.Clock, Socket: v.o.Keeper, Program: "holdfast", Logf: v.o.Logf,
+		Disk: v.disk, Whole: v.unchanged, Clock: v.o.Clock, Socket: v.o.Keeper, Program: "holdfast", Logf: v.o.Logf,
 	})
 	if err != nil {
 		return nil, err

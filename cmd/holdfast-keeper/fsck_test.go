@@ -13,6 +13,7 @@ func secondOpinion(t testing.TB, dir string, flagged bool) {
 	d, err := fsck.OpenDir(dir)
 	must(t, err)
 	defer d.Close()
+	d.OpenPlaces(nil)
 	if _, appendOnly, ok := d.Flags("packs"); flagged && (!ok || !appendOnly) {
 		t.Errorf("packs/ is not append-only, or its flags are not seen")
 	}

@@ -129,6 +129,12 @@ func dispatch(ctx context.Context, args []string, out, errs io.Writer) error {
 		_, err := fmt.Fprint(out, usageText)
 		return err
 	}
+	if command == "place" {
+		if len(args) == 0 || args[0] != "add" {
+			return usage("place takes the word add and one directory, and %q was given", args)
+		}
+		args = args[1:]
+	}
 	o, rest, err := parse(command, args)
 	if err != nil {
 		return err

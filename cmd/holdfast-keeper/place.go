@@ -16,12 +16,12 @@ import (
 // could name a directory to a running keeper could have packs made where they are lost.
 func (o *options) place(rest []string, out io.Writer) (err error) {
 	switch {
-	case len(rest) != 2 || rest[0] != "add":
-		return usage("place takes the word add and one directory, and %q was given", rest)
+	case len(rest) != 1:
+		return usage("place add takes one directory, and %q was given", rest)
 	case o.vault == "":
 		return usage("which vault? give --vault DIR")
-	case !filepath.IsAbs(rest[1]):
-		return usage("the place %q is not an absolute path", rest[1])
+	case !filepath.IsAbs(rest[0]):
+		return usage("the place %q is not an absolute path", rest[0])
 	}
 	if err := harden(); err != nil {
 		return err
@@ -46,10 +46,10 @@ func (o *options) place(rest []string, out io.Writer) (err error) {
 		return err
 	}
 	defer l.Close()
-	if err := durable.Above(rest[1], os.Geteuid()); err != nil && !o.acceptWeaker {
+	if err := durable.Above(rest[0], os.Geteuid()); err != nil && !o.acceptWeaker {
 		return fmt.Errorf("%w; put that right, or say --accept-weaker-protection", err)
 	}
-	a, err := place.Add(d, rest[1])
+	a, err := place.Add(d, rest[0])
 	if err != nil {
 		return err
 	}

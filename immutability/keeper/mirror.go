@@ -23,6 +23,9 @@ type MirrorOptions struct {
 	Clock   clock.Source // for reading only: what runs out is decided by the keeper's own clock
 	Socket  string       // the keeper's
 	Program string       // who asks, for messages
+	// Whole, if it is not nil, is asked at each new connection whether Disk is still all that the vault lies on; an error of
+	// it ends the connection.
+	Whole func() error
 	// Logf is told, in a sentence each, of what went wrong beside what was asked for; nil for nobody.
 	Logf func(format string, args ...any)
 }
@@ -124,6 +127,12 @@ func (m *Mirror) take(c *Client) error {
 	}
 	if v := m.store.Ledger().Verifier(); w.Verifier != v {
 		return fmt.Errorf("%w: the keeper at %q signs as %q, and the ledger in the directory is signed as %q", ErrOther, m.o.Socket, w.Verifier, v)
+	}
+	if m.o.Whole != nil {
+		// A keeper that was started anew may have got a place that is not known here.
+		if err := m.o.Whole(); err != nil {
+			return err
+		}
 	}
 	c.follow = m.follow
 	return m.follow(c.began)

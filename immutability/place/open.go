@@ -45,6 +45,7 @@ type Home struct {
 	Damage error
 
 	places []durable.Place
+	list   List // as it was when it was read
 }
 
 // Open opens the further places of the vault in first, which is the Home's from then on; where Open fails it stays the
@@ -59,6 +60,7 @@ func Open(first *durable.Dir, o Options) (*Home, error) {
 	case err != nil:
 		h.Damage = err
 	}
+	h.list = list
 	for _, e := range list.with(o.At) {
 		p, err := h.open(e, list.Vault, o)
 		if err != nil {
@@ -209,6 +211,25 @@ func owned(d durable.Disk) error {
 		if st, ok := info.Sys().(*syscall.Stat_t); ok && int(st.Uid) != os.Geteuid() && (name != "." || st.Uid != 0) {
 			return fmt.Errorf("%s in it belongs to user %d, and this process is of user %d", name, st.Uid, os.Geteuid())
 		}
+	}
+	return nil
+}
+
+// ErrOutdated is in the chain of the error of Unchanged.
+var ErrOutdated = errors.New("the vault has got another place since this process opened it: start it anew (systemctl restart holdfast)")
+
+// Unchanged makes sure that the places on the vault's list are still those that were opened: in one that was added since,
+// packs may lie that would seem to be missing.
+func (h *Home) Unchanged() error {
+	list, err := Read(h.First)
+	if errors.Is(err, fs.ErrNotExist) {
+		err = nil
+	}
+	if err != nil {
+		return err
+	}
+	if list.Vault != h.list.Vault || !slices.Equal(list.Places, h.list.Places) {
+		return ErrOutdated
 	}
 	return nil
 }

@@ -222,6 +222,8 @@ func TestWhatIsNotThePlaceIsNotTakenForIt(t *testing.T) {
 	if err != nil || a.Number != 2 || !a.SameDisk || a.Known {
 		t.Fatalf("%+v, %v", a, err)
 	}
+	before, err := reopen(t, first, Options{All: true, Mine: true})
+	must(t, err, before.Unchanged())
 	h, err := reopen(t, first, Options{All: true, Mine: true})
 	must(t, err)
 	f, err := h.Disk.Create("incoming/00000001.pack", 0o600)
@@ -334,8 +336,13 @@ func TestWhatCannotBeAPlaceIsRefused(t *testing.T) {
 	if _, err := Add(first, good); err == nil {
 		t.Error("an empty mount point became another place")
 	}
+	h, err := reopen(t, first, Options{})
+	must(t, err, h.Unchanged())
 	if b, err := Add(first, newDir(t)); err != nil || b.Number != 3 || b.ID == a.ID {
 		t.Errorf("%+v, %v", b, err)
+	}
+	if err := h.Unchanged(); !errors.Is(err, ErrOutdated) {
+		t.Errorf("who opened the vault before is not told of the new place: %v", err)
 	}
 }
 
