@@ -372,13 +372,18 @@ func (h *history) takeIntent(r *record, b *intentBody, p place) {
 	for _, id := range b.snapshots {
 		leaving[id] = true
 	}
-	kept := map[*Snapshot]string{}
+	kept, wanted, seen := map[*Snapshot]string{}, map[*Snapshot]string{}, map[string]bool{}
 	for _, id := range b.snapshots {
-		if s := h.byID[id]; s != nil {
+		if s := h.byID[id]; s != nil && !seen[s.Source] {
+			seen[s.Source] = true
 			h.newestKept(s.Source, kept)
+			h.wanted(s.Source, r.at, wanted)
 		}
 	}
 	for _, id := range b.snapshots {
+		if s := h.byID[id]; s != nil && wanted[s] != "" {
+			h.wrong(r, KindLock, "it removes %s, which the keep rule %s wants of what has run out", s.Address(), wanted[s])
+		}
 		h.takeAway(r, id, kept, p)
 	}
 	for _, f := range b.files {

@@ -20,6 +20,7 @@ type rules struct {
 	mode                             string
 	defaultSeconds, minimum, maximum int64
 	budget                           int64 // 0 is none
+	keep                             keepRules
 }
 
 // policy is what locks are made of when nobody asks for more.
@@ -40,6 +41,7 @@ func readPolicy(o *object) policy {
 	if o.has("budget_bytes") {
 		p.budget = o.number("budget_bytes")
 	}
+	p.keep = readKeep(o)
 	if !o.has("sources") {
 		return p
 	}
@@ -56,6 +58,7 @@ func readPolicy(o *object) policy {
 		if own.has("mode") {
 			r.mode = own.text("mode")
 		}
+		r.keep = readKeep(own)
 		if own.err != nil && o.err == nil {
 			o.err = own.err
 		}
@@ -64,8 +67,8 @@ func readPolicy(o *object) policy {
 	return p
 }
 
-// of gives the rules of a source: the stronger mode and the longer minimum of both, its own maximum, budget and default where
-// it has them. A default that comes from the vault is cut to its maximum and raised to its minimum.
+// of gives the rules of a source: the stronger mode and the longer minimum of both, its own maximum, budget, default and keep
+// rules where it has them. A default that comes from the vault is cut to its maximum and raised to its minimum.
 func (p policy) of(source string) rules {
 	r, own := p.rules, p.sources[source]
 	if own.mode == "compliance" {
@@ -78,6 +81,7 @@ func (p policy) of(source string) rules {
 	if own.budget != 0 {
 		r.budget = own.budget
 	}
+	r.keep = r.keep.of(own.keep)
 	if own.defaultSeconds != 0 {
 		r.defaultSeconds = own.defaultSeconds
 	} else {
@@ -106,6 +110,9 @@ func (p policy) sane() error {
 		}
 		if !knownMode(r.mode) || r.minimum < 0 || r.defaultSeconds < 1 || r.minimum > r.defaultSeconds || r.defaultSeconds > r.maximum || r.maximum > longestLock || r.budget < 0 {
 			return fmt.Errorf("source %q: mode %q, at least %d s, by default %d s, at most %d s, budget %d", name, r.mode, r.minimum, r.defaultSeconds, r.maximum, r.budget)
+		}
+		if !r.keep.sane() || !p.sources[name].keep.sane() {
+			return fmt.Errorf("source %q (empty for all): keep rules %v of %v", name, r.keep, keepNames)
 		}
 	}
 	return nil
@@ -184,11 +191,8 @@ func (h *history) loosened(r *record, p policy) string {
 		for _, x := range recent[1:] {
 			floor = looser(floor, x.of(name))
 		}
-		if _, pulled := h.sources[name]; name != "" && !pulled {
-			floor.defaultSeconds, floor.budget = 1, 0 // nothing of it is there that was promised more
-		}
 		if _, committed := h.sources[name]; name != "" && !committed {
-			floor.defaultSeconds, floor.budget = 0, 0 // nothing of it is there that could be kept for less
+			floor.defaultSeconds, floor.budget, floor.keep = 0, 0, keepRules{} // nothing of it is there that could be kept for less
 		}
 		if looser(floor, p.of(name)) != floor {
 			return fmt.Sprintf("source %q (empty for all): %+v, and %+v is the loosest before", name, p.of(name), floor)
@@ -210,6 +214,7 @@ func looser(a, b rules) rules {
 	} else {
 		a.budget = max(a.budget, b.budget)
 	}
+	a.keep = a.keep.looser(b.keep)
 	return a
 }
 

@@ -91,6 +91,24 @@ var lies = []struct {
 	}, KindLock, "which no mark that counts had named"},
 	{"a mark of what is not there", func(k *maker) { k.mark(nil, 77) }, KindRecord, "it marks pack 77, which is not there"},
 	{"a mark of a snapshot that is none", func(k *maker) { k.mark([]string{strings.Repeat("a", 64)}) }, KindRecord, "which is not there"},
+	{"removed though a keep rule wants it: hourly", func(k *maker) { kept(k, map[string]any{"hourly": 2}, 3000, 600) }, KindLock, "which the keep rule hourly 2 wants"},
+	{"removed though a keep rule wants it: daily", func(k *maker) { kept(k, map[string]any{"daily": 2}, 9*3600, 3600) }, KindLock, "which the keep rule daily 2 wants"},
+	{"removed though a keep rule wants it: weekly", func(k *maker) { kept(k, map[string]any{"weekly": 2}, 4*86400, 86400) }, KindLock, "which the keep rule weekly 2 wants"},
+	{"removed though a keep rule wants it: monthly", func(k *maker) { kept(k, map[string]any{"monthly": 2}, 28*86400, 86400) }, KindLock, "which the keep rule monthly 2 wants"},
+	{"removed though a keep rule wants it: yearly", func(k *maker) { kept(k, map[string]any{"yearly": 2}, 180*86400, 86400) }, KindLock, "which the keep rule yearly 2 wants"},
+	{"removed though a keep rule wants it: within", func(k *maker) { kept(k, map[string]any{"within_s": 10000}, 9000, 900) }, KindLock, "which the keep rule within_s 10000 wants"},
+	{"removed though a source's own keep rule wants it", func(k *maker) {
+		k.add("policy", map[string]any{"mode": "governance", "default_s": 1000, "min_s": 100, "max_s": 1000000, "by": "", "keep": map[string]any{"daily": 1},
+			"sources": map[string]any{"web1": map[string]any{"keep": map[string]any{"daily": 2}}}})
+		outdated(k, 9*3600, 3600)
+	}, KindLock, "which the keep rule daily 2 wants"},
+	{"a keep rule made smaller too late", func(k *maker) {
+		k.add("policy", map[string]any{"mode": "governance", "default_s": 1000, "min_s": 100, "max_s": 1000000, "by": "", "keep": map[string]any{"daily": 7}})
+		k.pass(73*3600).add("policy", map[string]any{"mode": "governance", "default_s": 1000, "min_s": 100, "max_s": 1000000, "by": "", "keep": map[string]any{"daily": 6}})
+	}, KindLock, "looser than any of the last 72 hours"},
+	{"a keep rule beyond all bounds", func(k *maker) {
+		k.add("policy", map[string]any{"mode": "governance", "default_s": 1000, "min_s": 100, "max_s": 1000000, "by": "", "keep": map[string]any{"daily": 10001}})
+	}, KindRecord, "contradicts itself"},
 	{"the newest snapshot removed", func(k *maker) { id := k.commit("web1", 100); k.pass(1000); k.remove([]string{id}) }, KindLock, "which never goes"},
 	{"a manifest removed and not its snapshot", func(k *maker) {
 		id := k.commit("web1", 100)
@@ -337,6 +355,25 @@ func TestWhatMayBeIsNoDamage(t *testing.T) {
 			k.add("policy", map[string]any{"mode": "compliance", "default_s": 1000, "min_s": 150, "max_s": 1000000, "by": ""})
 			k.pass(71*3600).add("policy", map[string]any{"mode": "governance", "default_s": 1000, "min_s": 100, "max_s": 1000000, "by": ""})
 		}, ""},
+		"keep rules that want nothing of what goes": {func(k *maker) {
+			k.add("policy", map[string]any{"mode": "governance", "default_s": 1000, "min_s": 100, "max_s": 1000000, "by": "",
+				"keep": map[string]any{"hourly": 1, "daily": 1, "weekly": 1, "monthly": 1, "yearly": 1, "within_s": 1000}})
+			// The second of a span, and then the first, which a newer span has pushed out of each rule.
+			first := k.commit("web1", 100)
+			second := k.pass(2000).commit("web1", 100)
+			k.pass(2000).commit("web1", 100)
+			k.mark([]string{second})
+			k.pass(90000).remove([]string{second})
+			k.pass(400*86400).commit("web1", 100)
+			k.pass(200).mark([]string{first})
+			k.pass(90000).commit("web1", 100)
+			k.remove([]string{first})
+		}, ""},
+		"a keep rule taken back, and one of a source to come": {func(k *maker) {
+			k.add("policy", map[string]any{"mode": "governance", "default_s": 1000, "min_s": 100, "max_s": 1000000, "by": "", "keep": map[string]any{"daily": 7}})
+			k.pass(71*3600).add("policy", map[string]any{"mode": "governance", "default_s": 1000, "min_s": 100, "max_s": 1000000, "by": "", "keep": map[string]any{"daily": 6},
+				"sources": map[string]any{"new": map[string]any{"keep": map[string]any{"daily": 1}}}})
+		}, ""},
 		"a default for a source to come": {func(k *maker) {
 			k.add("policy", map[string]any{"mode": "governance", "default_s": 1000, "min_s": 100, "max_s": 1000000, "by": "",
 				"sources": map[string]any{"new": map[string]any{"default_s": 150, "budget_bytes": 9}}})
@@ -529,4 +566,20 @@ func TestWhatIsMissingIsNamedWithItsSnapshots(t *testing.T) {
 			t.Errorf("%+v", s)
 		}
 	}
+}
+
+// outdated makes three snapshots of web1, the second one a while after the first and in another span, and takes the first
+// once all have run out.
+func outdated(k *maker, pause, more int64) {
+	first := k.commit("web1", 100)
+	k.pass(pause).commit("web1", 100)
+	k.pass(more).commit("web1", 1000000)
+	k.pass(1000).mark([]string{first})
+	k.pass(90000).remove([]string{first})
+}
+
+// kept takes a snapshot that a keep rule wants.
+func kept(k *maker, keep map[string]any, pause, more int64) {
+	k.add("policy", map[string]any{"mode": "governance", "default_s": 1000, "min_s": 100, "max_s": 1000000, "by": "", "keep": keep})
+	outdated(k, pause, more)
 }

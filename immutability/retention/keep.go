@@ -173,7 +173,7 @@ func (h History) anchors(places []int) anchors {
 	a := anchors{-1, -1}
 	for _, i := range places {
 		s := h.Snapshots[i]
-		if s.Unknown {
+		if s.Unknown || s.Released {
 			continue
 		}
 		a.last = i

@@ -57,7 +57,7 @@ func plainly(h History, at int) []string {
 	}
 	good, last := -1, -1
 	for i, y := range h.Snapshots {
-		if y.Source == x.Source && !y.Unknown {
+		if y.Source == x.Source && !y.Unknown && !y.Released {
 			last = i
 			if y.Complete && y.Clean {
 				good = i
