@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"math/rand/v2"
+	"strings"
 	"time"
 
 	"github.com/holdfast-vault/holdfast/immutability/ledger"
@@ -120,6 +121,24 @@ func wantedBy(all []worm.Snapshot, at int, p ledger.Policy) string {
 		return fmt.Sprintf("it is within %d s", within)
 	}
 	return ""
+}
+
+// followed has the independent checker follow the keep rules of a history that had some. What it says of clocks that lied and
+// were tampered with is asked elsewhere.
+func (h *history) followed() error {
+	if h.rules == nil || h.rules.IntN(3) > 0 {
+		return nil
+	}
+	r, err := worm.Independently(h.disk)
+	if err != nil {
+		return err
+	}
+	for _, f := range r.Damage {
+		if strings.Contains(f.Detail, "keep rule") || strings.Contains(f.Detail, "looser") {
+			return broken("fsck finds %+v", f)
+		}
+	}
+	return nil
 }
 
 // complete says which pack of a snapshot that is kept is not on the disk.

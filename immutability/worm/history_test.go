@@ -92,6 +92,9 @@ func live(seed uint64, guard, tame bool, steps int) (h *history, err error) {
 	if err == nil && h.r.IntN(4) == 0 {
 		err = h.end()
 	}
+	if err == nil {
+		err = h.followed()
+	}
 	return h, err
 }
 
