@@ -41,19 +41,25 @@ func newKeptSite(t *testing.T) *keptSite {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = s.disk.Close() })
-	err = s.disk.SetFlags(".", durable.AppendOnly, 0)
+	needFlags(t, s.disk)
+	t.Cleanup(func() { s.stopKeeper(); mutable(s.disk, ".") })
+	s.startKeeper()
+	return s
+}
+
+// needFlags skips the test where no file can be made immutable, and fails it where all has to run.
+func needFlags(t *testing.T, d *durable.Dir) {
+	t.Helper()
+	err := d.SetFlags(".", durable.AppendOnly, 0)
 	if errors.Is(err, errors.ErrUnsupported) || errors.Is(err, fs.ErrPermission) {
 		if os.Getenv("HOLDFAST_REQUIRE_ALL") == "1" && os.Geteuid() == 0 {
 			t.Fatal(err)
 		}
 		t.Skipf("needs a file system with flags, and CAP_LINUX_IMMUTABLE: %v", err)
 	}
-	if err = errors.Join(err, s.disk.SetFlags(".", 0, durable.AppendOnly)); err != nil {
+	if err = errors.Join(err, d.SetFlags(".", 0, durable.AppendOnly)); err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { s.stopKeeper(); mutable(s.disk, ".") })
-	s.startKeeper()
-	return s
 }
 
 // mutable lifts every flag below a directory, so that the test's files can be removed.

@@ -2,18 +2,13 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"io"
-	"slices"
 	"strings"
 	"text/tabwriter"
 	"time"
 
-	"golang.org/x/crypto/ssh"
-
 	"github.com/holdfast-vault/holdfast/config"
-	"github.com/holdfast-vault/holdfast/immutability/policy"
 	"github.com/holdfast-vault/holdfast/immutability/quorum"
 	"github.com/holdfast-vault/holdfast/immutability/worm"
 )
@@ -58,7 +53,7 @@ func newPeopleJSON(p worm.PeopleInfo) peopleJSON {
 	for _, who := range p.People.People {
 		one := personJSON{Name: who.Name}
 		for _, k := range who.Keys {
-			one.Keys = append(one.Keys, keyJSON{k, fingerprint(k)})
+			one.Keys = append(one.Keys, keyJSON{k, fingerprintOf(k)})
 		}
 		j.People = append(j.People, one)
 	}
@@ -108,13 +103,13 @@ func printPeople(w io.Writer, j peopleJSON) error {
 	return err
 }
 
-// fingerprint of a key as authorized_keys has it.
-func fingerprint(key string) string {
-	k, err := parseHostKey(key)
+// fingerprintOf a key of somebody who is in force, which has been checked.
+func fingerprintOf(key string) string {
+	print, err := quorum.Fingerprint(key)
 	if err != nil {
 		return "?"
 	}
-	return ssh.FingerprintSHA256(k)
+	return print
 }
 
 // peopleSaid is whom a configuration proposes, in the ledger's form.
@@ -145,60 +140,5 @@ func (h *host) sayPeople(ctx context.Context, cfg *config.Config, changed func(w
 	}
 	if p, err := store.People(); err == nil {
 		changed(p)
-	}
-}
-
-// policyChanges says member by member what another policy changes.
-func policyChanges(now policy.Policy, raw json.RawMessage) []string {
-	text, err := json.Marshal(now)
-	if err != nil {
-		return []string{"the policy becomes " + string(raw)}
-	}
-	was, becomes := map[string]string{}, map[string]string{}
-	flatten("", text, was)
-	flatten("", raw, becomes)
-	var out []string
-	for _, m := range sortedKeys(was, becomes) {
-		if was[m] != becomes[m] {
-			out = append(out, fmt.Sprintf("policy: %s is %s instead of %s", m, orNothing(becomes[m]), orNothing(was[m])))
-		}
-	}
-	if len(out) == 0 {
-		return []string{"the policy that is in force already"}
-	}
-	return out
-}
-
-func orNothing(s string) string {
-	if s == "" {
-		return "not said"
-	}
-	return s
-}
-
-func sortedKeys(maps ...map[string]string) []string {
-	var out []string
-	for _, m := range maps {
-		for k := range m {
-			out = append(out, k)
-		}
-	}
-	slices.Sort(out)
-	return slices.Compact(out)
-}
-
-// flatten gives the leaves of JSON by the path of their members.
-func flatten(at string, raw json.RawMessage, out map[string]string) {
-	var object map[string]json.RawMessage
-	if json.Unmarshal(raw, &object) != nil {
-		out[at] = strings.Trim(string(raw), `"`)
-		return
-	}
-	for name, value := range object {
-		path := name
-		if at != "" {
-			path = at + "." + name
-		}
-		flatten(path, value, out)
 	}
 }

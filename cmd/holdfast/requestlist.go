@@ -140,7 +140,7 @@ func runRequestList(ctx context.Context, c *call) error {
 		_, err := fmt.Fprintln(c.err, "No request waits.")
 		return err
 	}
-	names, err := c.names(ctx)
+	known, err := c.known(ctx)
 	if err != nil {
 		return err
 	}
@@ -150,91 +150,36 @@ func runRequestList(ctx context.Context, c *call) error {
 			b.WriteByte('\n')
 		}
 		fmt.Fprintf(&b, "%s  %s, %s\n", shortID(j.ID), j.Action, j.State)
-		for _, line := range c.asks(shown[i].Request, names) {
-			fmt.Fprintf(&b, "  asks     %s\n", printable(line))
-		}
-		fmt.Fprintf(&b, "  because  %s\n  signed   %s\n  brought  %s by %s, record %d\n", printable(j.Reason), j.signers(), minute(j.Brought), printable(j.By), j.Record)
-		for n, line := range strings.Split(j.fate(), "\n") {
-			word := "         "
-			if n == 0 {
-				word = "so       "
-			}
-			fmt.Fprintf(&b, "  %s%s\n", word, line)
-		}
+		entry(&b, "asks", asksFor(shown[i].Request, known)...)
+		entry(&b, "because", j.Reason)
+		entry(&b, "signed", j.signers())
+		entry(&b, "brought", fmt.Sprintf("%s by %s, record %d", minute(j.Brought), printable(j.By), j.Record))
+		entry(&b, "so", strings.Split(j.fate(), "\n")...)
 	}
 	_, err = io.WriteString(c.out, b.String())
 	return err
 }
 
-// names gives the address of each snapshot in view by its ID.
-func (c *call) names(ctx context.Context) (map[string]string, error) {
+// entry writes a member of a request, its word before the first line.
+func entry(b *strings.Builder, word string, lines ...string) {
+	for _, line := range lines {
+		fmt.Fprintf(b, "  %-8s %s\n", word, printable(line))
+		word = ""
+	}
+}
+
+// known is what this vault knows of what requests ask for.
+func (c *call) known(ctx context.Context) (asked, error) {
 	all, err := c.view.list(ctx)
 	if err != nil {
-		return nil, err
+		return asked{}, err
 	}
-	out := make(map[string]string, len(all))
+	p := c.view.v.Store().Policy()
+	out := asked{names: make(map[string]string, len(all)), inForce: &p}
 	for _, s := range all {
-		out[s.ID] = s.Source + "@" + s.Label
+		out.names[s.ID] = s.Source + "@" + s.Label
 	}
 	return out, nil
-}
-
-// asksMost bounds the snapshots that are listed one by one.
-const asksMost = 20
-
-// asks says in sentences what a request is for. names are the addresses of snapshots by ID.
-func (c *call) asks(r quorum.Request, names map[string]string) []string {
-	body, err := r.Body()
-	if err != nil { // of a later release
-		return []string{string(r.What)}
-	}
-	name := func(id string) string {
-		if n := names[id]; n != "" {
-			return n
-		}
-		return "snapshot " + shortID(id)
-	}
-	switch b := body.(type) {
-	case quorum.Delete:
-		var of []string
-		for _, id := range b.Snapshots[:min(len(b.Snapshots), asksMost)] {
-			of = append(of, name(id))
-		}
-		if more := len(b.Snapshots) - len(of); more > 0 {
-			of = append(of, fmt.Sprintf("%d more", more))
-		}
-		return []string{"prune may take " + listed(of) + " although locked: the governance locks end"}
-	case quorum.Release:
-		var of []string
-		for _, n := range b.Holds {
-			of = append(of, fmt.Sprint(n))
-		}
-		return []string{fmt.Sprintf("%s is held no more: %s %s", name(b.Snapshot), plural(len(of), "hold ends", "holds end"), listed(of))}
-	case quorum.PolicyChange:
-		return policyChanges(c.view.v.Store().Policy(), json.RawMessage(b))
-	case quorum.People:
-		return []string{peopleWords(b) + " from then on"}
-	case quorum.Clock:
-		return []string{"the wall clock is right as it is, " + offWords(time.Duration(b.OffSeconds)*time.Second)}
-	case quorum.Resume:
-		return []string{"the panic switch is off, and the vault forgets again what its policy lets it forget"}
-	}
-	return []string{"another origin for a ledger that was rolled back"}
-}
-
-func plural(n int, one, many string) string {
-	if n == 1 {
-		return one
-	}
-	return many
-}
-
-// offWords says where a wall clock stands that is off by d.
-func offWords(d time.Duration) string {
-	if d < 0 {
-		return lasting(seconds(-d)) + " behind what running time says"
-	}
-	return lasting(seconds(d)) + " ahead of what running time says"
 }
 
 // peopleWords says who must sign.
