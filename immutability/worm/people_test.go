@@ -105,6 +105,7 @@ func TestWhoeverEditsTheSettingsNamesNoPeopleUnseen(t *testing.T) {
 					s = open(t, d, src)
 				}
 			}
+			must(t, independentlyAlways(d))
 		})
 	}
 	_, _, s := newStore(t)
@@ -232,6 +233,7 @@ func TestSecuredVaultForgetsNothing(t *testing.T) {
 				if bad := s.Check(ctx, true); len(bad) > 0 {
 					t.Error(bad)
 				}
+				must(t, independentlyAlways(d))
 			}
 		})
 	}
@@ -326,6 +328,7 @@ func TestFloodOfRequestsIsRefused(t *testing.T) {
 	if _, err := s.Submit(ctx, data, both(data), ""); err == nil || !strings.Contains(err.Error(), ErrBrought.Error()) {
 		t.Errorf("what is not listed any more was brought again: %v", err)
 	}
+	must(t, independentlyAlways(d))
 }
 
 // TestSameNonceIsAReplay: another request with the nonce of one that was brought is none that people meant.
@@ -422,6 +425,7 @@ func TestAnotherOriginTakesTheirSignatures(t *testing.T) {
 	if s.Ledger().Behind() != nil || !s.state.wasBrought(quorum.ID(data), "") {
 		t.Errorf("behind %v, brought %v", s.Ledger().Behind(), s.state.brought)
 	}
+	must(t, independentlyAlways(old))
 }
 
 // TestAcceptedClockSurvivesEveryCut: the record says that the wall clock is right; the clock's own file may be of before.
@@ -549,4 +553,5 @@ func TestCarriedPolicyIsTheOneInForce(t *testing.T) {
 	if changed, refused, err := s.Adopt(ctx, ledger.Policy{MinSeconds: 10}, ""); changed || len(refused) != 1 || err != nil {
 		t.Errorf("changed %t, refused %v, %v", changed, refused, err)
 	}
+	must(t, independentlyAlways(d))
 }

@@ -143,9 +143,14 @@ func stateOf(t testing.TB, s *Store, id string) RequestInfo {
 
 func policyBody(t testing.TB, p ledger.Policy) quorum.PolicyChange {
 	t.Helper()
-	b, err := json.Marshal(p)
+	b, err := marshal(p)
 	must(t, err)
-	return quorum.PolicyChange(b)
+	return b
+}
+
+func marshal(p ledger.Policy) (quorum.PolicyChange, error) {
+	b, err := json.Marshal(p)
+	return quorum.PolicyChange(b), err
 }
 
 // refusal demands an error that says something.

@@ -391,6 +391,7 @@ func TestTransitionsOfRequests(t *testing.T) {
 			if got := stateOf(t, s, info.ID); got.State != c.want {
 				t.Errorf("in the end: %s", got.State)
 			}
+			must(t, independentlyAlways(d))
 		})
 	}
 }
