@@ -418,7 +418,7 @@ func TestRootChangesThePastOfAStoppedVault(t *testing.T) {
 	}
 	var table strings.Builder
 	count := 0
-	for _, a := range rootAttacks {
+	for _, a := range slices.Concat(rootAttacks, rootDecides) {
 		t.Run(a.name, func(t *testing.T) {
 			c := good.copyOf(t)
 			a.do(c)
@@ -462,7 +462,7 @@ func TestAttackThatNobodyReportsIsSeen(t *testing.T) {
 			t.Errorf("%v of %v: %v", x.by, x.expected, got)
 		}
 	}
-	for _, a := range rootAttacks {
+	for _, a := range slices.Concat(rootAttacks, rootDecides) {
 		if len(a.by) == 0 || len(a.missing) == 0 {
 			t.Errorf("%s: nobody is expected to report it, or nothing to be said", a.name)
 		}

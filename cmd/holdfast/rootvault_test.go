@@ -97,6 +97,7 @@ func makeCrypt(t testing.TB) *crypt {
 	c.with(c.dir, at, ids[0], func(v *vault.Vault) {
 		c.pull(v, "web1", 1)
 		c.pull(v, "web2", 2)
+		c.name(v)
 		at.Advance(24 * time.Hour)
 		c.pull(v, "web1", 3)
 	})
@@ -124,7 +125,7 @@ func makeCrypt(t testing.TB) *crypt {
 	c.must(c.cosign(c.dir))
 	copyTree(t, c.dir, c.older)
 	c.with(c.dir, at, ids[0], func(v *vault.Vault) {
-		c.pull(v, "web1", 6)
+		sixth := c.pull(v, "web1", 6)
 		last := c.pull(v, "web2", 7)
 		_, err := v.Store().Hold(t.Context(), last, "case 17", "ann")
 		c.must(err)
@@ -133,6 +134,7 @@ func makeCrypt(t testing.TB) *crypt {
 			_, err := v.Store().Extend(t.Context(), last, ledger.Lock{Mode: ledger.Compliance, ForSeconds: days * 24 * 3600}, "ann")
 			c.must(err)
 		}
+		c.decide(v, at, sixth)
 		c.pull(v, "web1", 8)
 		c.saved = c.file("saved.txt", v.Store().Ledger().Checkpoint())
 		all, err := v.Store().Snapshots()
