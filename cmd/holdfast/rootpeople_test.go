@@ -102,14 +102,14 @@ func (c *crypt) bring(v *vault.Vault, at *clock.Manual, nonce string, body any) 
 	return info.ID
 }
 
-// decide is a past in which people decided things: a hold was released, a request was stopped, and the panic switch went on
+// decide is a past in which people decided things: one of two holds was released, a request was stopped, and the panic switch went on
 // and off again.
 func (c *crypt) decide(v *vault.Vault, at *clock.Manual, held string) {
 	c.t.Helper()
 	ctx := context.Background()
 	snap, err := v.Store().Hold(ctx, held, "case 18", "ann")
 	c.must(err)
-	c.bring(v, at, "a1", quorum.Release{Snapshot: held, Holds: []uint64{snap.Holds[0].Seq}})
+	c.bring(v, at, "a1", quorum.Release{Snapshot: held, Holds: []uint64{snap.Holds[1].Seq}})
 	anna, bert, _ := electors(c.t)
 	stopped := c.bring(v, at, "a2", quorum.People{Threshold: 2, People: []quorum.Person{anna.Person, bert.Person}})
 	_, err = v.Store().Veto(ctx, stopped, "nobody meant that", "ann")

@@ -125,7 +125,7 @@ func makeCrypt(t testing.TB) *crypt {
 	c.must(c.cosign(c.dir))
 	copyTree(t, c.dir, c.older)
 	c.with(c.dir, at, ids[0], func(v *vault.Vault) {
-		sixth := c.pull(v, "web1", 6)
+		c.pull(v, "web1", 6)
 		last := c.pull(v, "web2", 7)
 		_, err := v.Store().Hold(t.Context(), last, "case 17", "ann")
 		c.must(err)
@@ -134,7 +134,7 @@ func makeCrypt(t testing.TB) *crypt {
 			_, err := v.Store().Extend(t.Context(), last, ledger.Lock{Mode: ledger.Compliance, ForSeconds: days * 24 * 3600}, "ann")
 			c.must(err)
 		}
-		c.decide(v, at, sixth)
+		c.decide(v, at, last)
 		c.pull(v, "web1", 8)
 		c.saved = c.file("saved.txt", v.Store().Ledger().Checkpoint())
 		all, err := v.Store().Snapshots()
@@ -146,7 +146,7 @@ func makeCrypt(t testing.TB) *crypt {
 	c.must(c.cosign(c.dir))
 	copyTree(t, c.older, c.fork)
 	c.with(c.fork, at, ids[0], func(v *vault.Vault) {
-		for seed := range uint64(6) {
+		for seed := range uint64(12) {
 			at.Advance(time.Minute)
 			c.pull(v, "web1", 20+seed)
 		}
