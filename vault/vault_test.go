@@ -148,7 +148,7 @@ func recordFile(ctx context.Context, s *Session, e snapshot.Entry, content []byt
 	if len(content) == 0 {
 		return s.Add(ctx, &e)
 	}
-	if old, ok := s.Resumed(e.Parent, e.Name); ok {
+	if old, ok := s.Resumed(e.Parent, e.Name); ok && sameVersion(&old, &e) {
 		if ok, err := s.Reuse(ctx, &e, &old); ok || err != nil {
 			return err
 		}
