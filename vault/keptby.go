@@ -18,8 +18,10 @@ var KeepRules = []string{
 	retention.RuleHourly, retention.RuleDaily, retention.RuleWeekly, retention.RuleMonthly, retention.RuleYearly, retention.RuleWithin,
 }
 
-// KeptBy gives the snapshots that a keep rule (or AnyRule) wants, oldest first: those that it keeps today, and those that it would
-// keep today had all locks run. source is one, or "" for all. A rule that is said for none of them is an error.
+// KeptBy gives the snapshots that a keep rule (or AnyRule) wants, oldest first: those that it would keep today had they the lock
+// alone that they were committed with, and those that it would keep had all locks run. Whoever locks them is given the same ones
+// the next time: if today's locks counted, what is locked would leave its place to the next of its span, which would be
+// locked in its turn. source is one, or "" for all. A rule that is said for none of them is an error.
 func (v *Vault) KeptBy(ctx context.Context, rule, source string) ([]worm.Inventoried, error) {
 	if rule != AnyRule && !slices.Contains(KeepRules, rule) {
 		return nil, fmt.Errorf("%q is no keep rule: they are %s, and %s for all of them", rule, strings.Join(KeepRules, ", "), AnyRule)
@@ -31,18 +33,25 @@ func (v *Vault) KeptBy(ctx context.Context, rule, source string) ([]worm.Invento
 	if err := said(&inv, rule, source); err != nil {
 		return nil, err
 	}
-	run := inv.History
-	run.Snapshots, run.Least = slices.Clone(run.Snapshots), nil
+	born, run := inv.History, inv.History
+	born.Snapshots, run.Snapshots = slices.Clone(born.Snapshots), slices.Clone(run.Snapshots)
+	born.Least, run.Least = nil, nil
 	for i := range run.Snapshots {
-		run.Snapshots[i].Locked = run.Snapshots[i].Endless && run.Snapshots[i].Locked
+		locks, err := v.store.Locks(run.Snapshots[i].ID)
+		if err != nil {
+			return nil, err
+		}
+		endless := run.Snapshots[i].Locked && run.Snapshots[i].Endless
+		run.Snapshots[i].Locked = endless
+		born.Snapshots[i].Locked = endless || len(locks) > 0 && locks[0].Running
 	}
-	later := retention.Decide(run)
+	first, later := retention.Decide(born), retention.Decide(run)
 	var out []worm.Inventoried
 	for i := range inv.Snapshots {
 		if source != "" && inv.Snapshots[i].Source != source {
 			continue
 		}
-		if wants(rule, inv.Decisions[i]) || wants(rule, later[i]) {
+		if wants(rule, first[i]) || wants(rule, later[i]) {
 			out = append(out, inv.Snapshots[i])
 		}
 	}
