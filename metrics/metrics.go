@@ -83,6 +83,7 @@ type VaultState struct {
 	StoredBytes  uint64 // of all chunks held, compressed and encrypted
 	Clock        *Clock // nil while the clocks cannot be read
 	Promises     Promises
+	Places       []Place // the vault's own directory first
 	People       *People // nil while that cannot be told
 }
 
@@ -209,6 +210,9 @@ func (c *collector) Describe(ch chan<- *prometheus.Desc) {
 	for _, s := range ofPeople {
 		ch <- s.desc
 	}
+	for _, s := range ofPlaces {
+		ch <- s.desc
+	}
 	for _, s := range ofVault {
 		ch <- s.desc
 	}
@@ -323,6 +327,7 @@ func (p page) vault(v VaultState) {
 	p.put(dedupRatio, ratio(v.LogicalBytes, v.UniqueBytes))
 	p.put(compression, ratio(v.UniqueBytes, v.StoredBytes))
 	p.promises(v.Promises)
+	p.places(v.Places)
 	if v.People != nil {
 		p.people(*v.People)
 	}

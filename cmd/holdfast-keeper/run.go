@@ -107,6 +107,9 @@ func (k *house) open(ctx context.Context) (err error) {
 	if k.home, err = place.Open(k.disk, place.Options{All: true, Mine: true, At: k.o.places}); err != nil {
 		return fmt.Errorf("vault: %w", err)
 	}
+	if err := k.home.Share(); err != nil {
+		return fmt.Errorf("vault: letting the group read: %w", err)
+	}
 	for _, p := range k.home.Places() {
 		if err := durable.Above(p.Path, int(k.me.uid)); err != nil {
 			k.exposed = errors.Join(k.exposed, err)

@@ -102,6 +102,9 @@ func (d *daemonState) Vault() metrics.VaultState {
 		r, _, _ := d.protection.known()
 		s.Protection = d.h.covered(r.Level).String()
 	}
+	for _, r := range d.h.v.Room() {
+		s.Places = append(s.Places, metrics.Place{Number: r.Number, Reachable: r.Away == nil, Free: uint64(max(r.Free, 0)), Total: uint64(max(r.Total, 0))})
+	}
 	for _, mode := range []ledger.Mode{ledger.Governance, ledger.Compliance} {
 		s.Locks[string(mode)] = metrics.Locks{}
 	}

@@ -160,6 +160,21 @@ func TestASecondPlaceFromAddToRestore(t *testing.T) {
 	if now := sealedIn(t, s.vault); len(now) != len(before) {
 		t.Errorf("the first place changed: %q, then %q", before, now)
 	}
+
+	// Its disk has died: an empty directory takes its stead, what is gone is told, and pulls go on.
+	marker, err := os.ReadFile(filepath.Join(second+".away", "place.json"))
+	third := filepath.Join(s.dir, "third")
+	if err := errors.Join(err, os.RemoveAll(second+".away"), os.MkdirAll(filepath.Join(third, "packs"), 0o700), os.Mkdir(filepath.Join(third, "incoming"), 0o700),
+		os.WriteFile(filepath.Join(third, "place.json"), marker, 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	s.must("vault", "place", "add", third)
+	if r := s.run("check"); r.code != exitDamage || !strings.Contains(r.out, "it is missing") {
+		t.Errorf("exit %d\n%s%s", r.code, r.out, r.err)
+	}
+	write("three", "what comes then. ")
+	s.pull(srv, "web1", tree)
+	restored("after")
 }
 
 func TestAPlaceIsAddedByItsVaultsUserAlone(t *testing.T) {

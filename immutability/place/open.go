@@ -215,6 +215,32 @@ func owned(d durable.Disk) error {
 	return nil
 }
 
+// Share lets the group read the list and the markers, and enter the further places, as it may the rest of a vault that a
+// keeper keeps: a vault that had none before let nobody. What has flags was shared before it got them.
+func (h *Home) Share() error {
+	share := func(d durable.GuardedDisk, name string, perm fs.FileMode) error {
+		info, err := d.Stat(name)
+		if errors.Is(err, fs.ErrNotExist) || err == nil && info.Mode().Perm()&0o040 != 0 {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		return d.Chmod(name, perm)
+	}
+	errs := []error{share(h.First, ListFile, 0o640)}
+	for _, p := range h.places[1:] {
+		if p.Disk == nil {
+			continue
+		}
+		for _, dir := range []string{packsDir, incomingDir, "."} {
+			errs = append(errs, share(p.Disk, dir, 0o750))
+		}
+		errs = append(errs, share(p.Disk, MarkerFile, 0o640))
+	}
+	return errors.Join(errs...)
+}
+
 // ErrOutdated is in the chain of the error of Unchanged.
 var ErrOutdated = errors.New("the vault has got another place since this process opened it: start it anew (systemctl restart holdfast)")
 

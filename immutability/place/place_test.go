@@ -346,6 +346,26 @@ func TestWhatCannotBeAPlaceIsRefused(t *testing.T) {
 	}
 }
 
+// A vault that comes under a keeper lets the daemon's group read all that it needs to find the places.
+func TestPlacesAreSharedWithTheGroup(t *testing.T) {
+	first, dir := vaultDir(t), newDir(t)
+	if _, err := Add(first, dir); err != nil {
+		t.Fatal(err)
+	}
+	h, err := reopen(t, first, Options{All: true, Mine: true})
+	must(t, err)
+	for range 2 {
+		must(t, h.Share())
+		for name, want := range map[string]os.FileMode{
+			filepath.Join(first.Path(), ListFile): 0o640, filepath.Join(dir, MarkerFile): 0o640, dir: 0o750, filepath.Join(dir, packsDir): 0o750, filepath.Join(dir, incomingDir): 0o750,
+		} {
+			if info, err := os.Stat(name); err != nil || info.Mode().Perm() != want {
+				t.Errorf("%s: %v %v", name, info.Mode(), err)
+			}
+		}
+	}
+}
+
 func TestWordsOfPlaces(t *testing.T) {
 	if at, err := ParseAt([]string{"2=/a", "3=/b/../c"}); err != nil || at[2] != "/a" || at[3] != "/c" {
 		t.Errorf("%v, %v", at, err)
