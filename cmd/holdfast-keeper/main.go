@@ -50,6 +50,15 @@ ledger and by its clock. The daemon (holdfast serve) asks it through a socket an
         more is given up, with a record. ROOT is the root of what is left, as status shows it; CHECKPOINT is a saved one
         that shows what is lost, where the keeper knows of none. Once people are in force it takes a request of theirs
         (holdfast request make origin), which says the same, and their signatures: --signature once for each
+  holdfast-keeper move    --vault DIR [--user NAME] [--place N=DIR]... [--collect] [--with-damage]
+                          [--accept-weaker-protection] NEW
+        take the whole vault to the empty directory NEW, on another disk, with keeper and daemon stopped; the same command
+        again goes on where an interrupted one was. --collect brings what lies in further places as well; --with-damage
+        takes damaged files along as they are
+  holdfast-keeper retire  [--user NAME] [--place N=DIR]... [--now-at DIR] [--with-damage]
+                          [--accept-weaker-protection] OLD
+        prove that the vault which moved out of OLD has everything in its new place (or in DIR, where that is mounted now),
+        and lift the flags in OLD, which may be removed then
   holdfast-keeper version
 
   --vault DIR      the vault's directory, which belongs to the keeper's user. An empty one becomes a vault when the
@@ -115,6 +124,9 @@ type options struct {
 	places              map[int]string // and what they mean
 	request             string
 	signatures          words
+
+	withDamage, collect bool
+	nowAt               string
 }
 
 // operator is the socket of the keeper's own user.
@@ -150,6 +162,10 @@ func dispatch(ctx context.Context, args []string, out, errs io.Writer) error {
 		return o.keyring(ctx, rest, out)
 	case "origin":
 		return o.origin(ctx, rest, out)
+	case "move":
+		return o.move(ctx, rest, out, errs)
+	case "retire":
+		return o.retire(ctx, rest, out, errs)
 	}
 	_, err = fmt.Fprintln(out, "holdfast-keeper", version, revision(), runtime.Version())
 	return err
@@ -171,6 +187,17 @@ func parse(command string, args []string) (*options, []string, error) {
 	case "place":
 		fs.StringVar(&o.vault, "vault", "", "")
 		fs.BoolVar(&o.acceptWeaker, "accept-weaker-protection", false, "")
+	case "move", "retire":
+		if command == "move" {
+			fs.StringVar(&o.vault, "vault", "", "")
+			fs.BoolVar(&o.collect, "collect", false, "")
+		} else {
+			fs.StringVar(&o.nowAt, "now-at", "", "")
+		}
+		fs.StringVar(&o.user, "user", "holdfast", "")
+		fs.BoolVar(&o.acceptWeaker, "accept-weaker-protection", false, "")
+		fs.BoolVar(&o.withDamage, "with-damage", false, "")
+		fs.Var(&o.at, "place", "")
 	case "keyring":
 		fs.StringVar(&o.reason, "reason", "replaced by an operator", "")
 		fs.StringVar(&o.socket, "socket", defaultSocket, "")

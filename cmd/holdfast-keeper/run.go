@@ -101,6 +101,9 @@ func (k *house) open(ctx context.Context) (err error) {
 	if k.lock, err = worm.Lock(k.disk); err != nil {
 		return fmt.Errorf("vault: %w (docs/OPERATIONS.md says how a vault moves under a keeper)", err)
 	}
+	if err := worm.AtHome(k.disk); err != nil {
+		return fmt.Errorf("vault: %w", err)
+	}
 	if k.guarded, err = k.mayGuard(); err != nil {
 		return err
 	}

@@ -12,6 +12,8 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/holdfast-vault/holdfast/immutability/clock"
@@ -145,6 +147,12 @@ func Run(ctx context.Context, o Options) (*Report, error) {
 	return m.r, m.handOver()
 }
 
+// Possible gives the error with which Run would refuse the two places before it changes anything in either.
+func Possible(o Options) error {
+	_, err := (&mover{o: o, r: &Report{}}).where()
+	return err
+}
+
 // join makes of each place and its further ones what a store works on.
 func (m *mover) join() (err error) {
 	if m.oldAll, err = join(m.o.Old, m.o.OldPath, m.o.OldFurther); err != nil {
@@ -214,8 +222,8 @@ func (m *mover) usable() error {
 	}
 	for _, e := range entries {
 		if e.Name() == keeperDir && e.IsDir() {
-			if inner, err := m.o.New.ReadDir(keeperDir); err == nil && (len(inner) == 0 || len(inner) == 1 && inner[0].Name() == lockName) {
-				continue // taking the lock made it
+			if inner, err := m.o.New.ReadDir(keeperDir); err == nil && !slices.ContainsFunc(inner, func(e fs.DirEntry) bool { return e.Name() != lockName && !strings.HasSuffix(e.Name(), tmpSuffix) }) {
+				continue // taking the lock, or trying flags, made it
 			}
 		}
 		if e.Name() == movingName+tmpSuffix {

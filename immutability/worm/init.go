@@ -54,7 +54,7 @@ func Init(d durable.Disk, src clock.Source, o InitOptions) (verifier string, err
 	if err != nil {
 		return "", fmt.Errorf("init: %w", err)
 	}
-	if err := errors.Join(atHome(d), unused(d)); err != nil {
+	if err := errors.Join(AtHome(d), unused(d)); err != nil {
 		return "", fmt.Errorf("init: %w", err)
 	}
 	signer, verifier, err := ledger.NewSigner("holdfast/" + o.Vault)

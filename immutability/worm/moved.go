@@ -143,8 +143,9 @@ func encodeMarker(m any) ([]byte, error) {
 	return append(b, '\n'), nil
 }
 
-// atHome refuses to write where the vault is no longer, or not yet.
-func atHome(d durable.Disk) error {
+// AtHome refuses a directory that the vault has moved out of (ErrMoved), or is still moving into (ErrMoving): Open for writing
+// and Init ask it. Who makes anything else in a vault's directory asks it himself.
+func AtHome(d durable.Disk) error {
 	moved, gone, err := ReadMoved(d)
 	switch {
 	case gone && err != nil:

@@ -156,7 +156,7 @@ func Open(d durable.Disk, src clock.Source, o Options) (*Store, error) {
 // prepare reads the signing key, after a look at whether there is a vault at all.
 func prepare(d durable.Disk, o Options) (signer string, err error) {
 	if !o.ReadOnly {
-		if err := atHome(d); err != nil {
+		if err := AtHome(d); err != nil {
 			return "", err
 		}
 	}
