@@ -46,6 +46,9 @@ func (o *options) place(rest []string, out io.Writer) (err error) {
 		return err
 	}
 	defer l.Close()
+	if err := worm.AtHome(d); err != nil {
+		return err
+	}
 	if err := durable.Above(rest[0], os.Geteuid()); err != nil && !o.acceptWeaker {
 		return fmt.Errorf("%w; put that right, or say --accept-weaker-protection", err)
 	}

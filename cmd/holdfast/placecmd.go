@@ -77,6 +77,9 @@ func (a *app) addPlace(dir, to string) (place.Added, error) {
 		return place.Added{}, err
 	}
 	defer guard.Close()
+	if err := worm.AtHome(d); err != nil {
+		return place.Added{}, err
+	}
 	return place.Add(d, to)
 }
 

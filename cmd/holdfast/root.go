@@ -72,7 +72,7 @@ and gives them back. Production holds no credential for the vault.
 	}
 	subCommand(root, "ledger").AddCommand(ledgerVerifyCommand(a), ledgerTilesCommand(a))
 	requestCommands(a, subCommand(root, "request"))
-	subCommand(root, "vault").AddCommand(placeCommand(a))
+	subCommand(root, "vault").AddCommand(placeCommand(a), vaultMoveCommand(a), vaultRetireCommand(a))
 	for _, c := range []*cobra.Command{initCommand(a), sourceCommand(a), serveCommand(a)} {
 		c.GroupID = "keep"
 		root.AddCommand(c)
