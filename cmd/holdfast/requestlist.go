@@ -129,9 +129,13 @@ func runRequestList(ctx context.Context, c *call) error {
 	list := []requestJSON{}
 	var shown []worm.RequestInfo
 	for _, r := range all {
-		if c.bool("all") || r.State == worm.RequestWaiting {
-			list, shown = append(list, newRequestJSON(r)), append(shown, r)
+		if !c.bool("all") && r.State != worm.RequestWaiting {
+			continue
 		}
+		if r.Request.Action == quorum.ActionPolicy && !c.view.whole() { // it names sources
+			r.Request.What = json.RawMessage(`"a policy, shown to who sees all sources"`)
+		}
+		list, shown = append(list, newRequestJSON(r)), append(shown, r)
 	}
 	if c.json() {
 		return writeJSON(c.out, list)

@@ -51,7 +51,12 @@ func TestTheManualsThreePeopleDoWhatItSays(t *testing.T) {
 	for _, kept := range []bool{false, true} {
 		name := map[bool]string{false: "in process", true: "with a keeper"}[kept]
 		t.Run(name, func(t *testing.T) {
-			s := newStage(t, kept)
+			begin, shift := pageBegins, time.Duration(0)
+			for begin.Before(clock.Earliest()) {
+				begin, shift = begin.Add(24*time.Hour), shift+24*time.Hour
+			}
+			s := newStage(t, kept, begin)
+			s.shift, s.sk = shift, sktest.PlugIn(t)
 			got := s.play(string(text))
 			if *rewrite && !kept && !t.Failed() {
 				if err := os.WriteFile(page, []byte(got), 0o644); err != nil {
@@ -85,13 +90,12 @@ type keptStore struct {
 	end   func()
 }
 
-func newStage(t *testing.T, kept bool) *stage {
-	s := &stage{site: newSite(t), t: t, srv: sshdtest.Start(t, sshdtest.Options{}), sk: sktest.PlugIn(t), homes: t.TempDir()}
-	begin := pageBegins
-	for begin.Before(clock.Earliest()) {
-		begin, s.shift = begin.Add(24*time.Hour), s.shift+24*time.Hour
-	}
-	s.clock = clock.NewManual(begin)
+// stageTakes is how long the vault of a new stage has run.
+const stageTakes = 102 * time.Hour
+
+// newStage is a vault of four days, with a snapshot of each.
+func newStage(t *testing.T, kept bool, begin time.Time) *stage {
+	s := &stage{site: newSite(t), t: t, srv: sshdtest.Start(t, sshdtest.Options{}), homes: t.TempDir(), clock: clock.NewManual(begin)}
 	s.src = filepath.Join(t.TempDir(), "src")
 	if kept {
 		s.startKeeper()
@@ -106,7 +110,7 @@ func newStage(t *testing.T, kept bool) *stage {
 		s.mustInside("pull", "web1")
 		s.clock.Advance(24 * time.Hour)
 	}
-	s.clock.Advance(6 * time.Hour)
+	s.clock.Advance(stageTakes - 4*24*time.Hour)
 	askpass := s.write("askpass", "#!/bin/sh\necho a long and secret phrase\n")
 	if err := os.Chmod(askpass, 0o700); err != nil {
 		t.Fatal(err)

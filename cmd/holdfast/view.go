@@ -6,6 +6,7 @@ import (
 	"slices"
 	"sync"
 
+	"github.com/holdfast-vault/holdfast/config"
 	"github.com/holdfast-vault/holdfast/immutability/worm"
 	"github.com/holdfast-vault/holdfast/vault"
 	"github.com/holdfast-vault/holdfast/vault/door"
@@ -35,6 +36,9 @@ func (w *view) claim(ctx context.Context, s *vault.Snapshot) {
 		s.ClaimUntil(ctx)
 	}
 }
+
+// whole says whether nothing is hidden from this view.
+func (w *view) whole() bool { return w.sees == nil || w.sees(config.AllSources) }
 
 // list is the snapshots in view, oldest first.
 func (w *view) list(ctx context.Context) ([]worm.Snapshot, error) {
