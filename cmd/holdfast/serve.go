@@ -52,6 +52,7 @@ type server struct {
 	socket string
 
 	protection *protection
+	undone     string // why requests that are due could not be carried out the last time; watchClock's alone
 
 	mu        sync.Mutex
 	scheduled map[string]bool // sources that a goroutine of the schedule looks after; guarded by mu

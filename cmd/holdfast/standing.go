@@ -133,8 +133,15 @@ func actionLabel(a quorum.Action) string {
 // each since it looked last. It gives what there is now.
 func (s *server) watchRequests(ctx context.Context, before []worm.RequestInfo) []worm.RequestInfo {
 	store := s.h.v.Store()
-	if _, err := store.CarryOut(ctx); err != nil && ctx.Err() == nil {
-		s.log.Error("requests that are due could not be carried out", "error", err)
+	if !s.h.v.Kept() {
+		said := ""
+		if _, err := store.CarryOut(ctx); err != nil && ctx.Err() == nil {
+			said = err.Error()
+		}
+		if said != "" && said != s.undone { // once, not each minute
+			s.log.Error("requests that are due could not be carried out", "error", said)
+		}
+		s.undone = said
 	}
 	after, err := store.Requests()
 	if err != nil {
