@@ -9,7 +9,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"slices"
 	"strconv"
@@ -30,6 +29,7 @@ const requestWindow = 14 * config.Day
 func verbRequestMake() *verb {
 	return &verb{
 		use: "request-make ACTION [ARGUMENT]...", short: "Write a request for several people to sign", min: 1, max: -1,
+		roles: []config.Role{config.Requester, config.Operator},
 		long: `Write a request, to be signed by several people. Nothing is changed by it. ACTION and what follows it:
 
   delete SNAPSHOT...            let snapshots go before their governance locks have run
@@ -68,25 +68,8 @@ func prepareRequest(_ *pflag.FlagSet, args []string) ([]string, error) {
 	if len(args) != 2 {
 		return args, nil
 	}
-	data, err := readSmallFile(args[1], quorum.MaxRequest)
+	data, err := readSmall(args[1], quorum.MaxRequest)
 	return []string{args[0], string(data)}, err
-}
-
-// readSmallFile reads a file of at most so many bytes.
-func readSmallFile(name string, most int64) ([]byte, error) {
-	f, err := os.Open(name)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	data, err := io.ReadAll(io.LimitReader(f, most+1))
-	if err != nil {
-		return nil, err
-	}
-	if int64(len(data)) > most {
-		return nil, usage("%q: more than %d bytes", name, most)
-	}
-	return data, nil
 }
 
 func runRequestMake(ctx context.Context, c *call) error {

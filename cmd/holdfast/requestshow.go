@@ -6,8 +6,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
-	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"time"
@@ -89,19 +87,20 @@ func verbRequestShow() *verb {
 		long: `Say in plain words what FILE, a request, asks for. With signatures beside it (FILE*.sig, or those that
 --signature names), say which key made each. Where a vault is at hand and is the one that is meant, also say whose
 keys these are among the people in force, how many more have to sign, the names of snapshots, and what of a policy
-would change. Nothing is changed by it. Where there is no vault it does without: --offline looks for none.`,
+would change. Nothing is changed by it. Through the door: cat FILE FILE.*.sig | ssh ... request-show - Where there is no vault it does without: --offline looks for none.`,
 		flags: func(f *pflag.FlagSet) {
 			jsonFlag(f)
 			f.StringArray("signature", nil, "`FILE` of a signature (default every FILE*.sig)")
 		},
+		roles: []config.Role{config.Requester, config.Approver, config.Operator, config.Auditor},
 		run: func(ctx context.Context, c *call) error {
 			raw, err := io.ReadAll(io.LimitReader(c.in, showMax))
 			if err != nil {
 				return err
 			}
-			var b brought
-			if err := json.Unmarshal(raw, &b); err != nil {
-				return usage("request show: nothing to show came across")
+			b, err := readBrought(raw)
+			if err != nil {
+				return err
 			}
 			s, known, err := c.look(ctx, b)
 			if err != nil {
@@ -110,6 +109,22 @@ would change. Nothing is changed by it. Where there is no vault it does without:
 			return c.writeShown(s, known)
 		},
 	}
+}
+
+// readBrought reads what the command line hands over, or at the door a request with the signatures behind it.
+func readBrought(raw []byte) (b brought, err error) {
+	if json.Unmarshal(raw, &b) == nil && b.Request != nil {
+		return b, nil
+	}
+	if !bytes.Contains(raw, []byte("\n"+signatureBegin)) {
+		return brought{Request: raw}, nil
+	}
+	request, signatures, err := splitRequest(raw)
+	for i, s := range signatures {
+		b.Signatures = append(b.Signatures, broughtSignature{fmt.Sprintf("signature %d", i+1), s})
+	}
+	b.Request = request
+	return b, err
 }
 
 func (c *call) writeShown(s *shownRequest, known asked) error {
@@ -160,25 +175,19 @@ func showRequest(a *app, c *cobra.Command) {
 
 // gatherShown reads a request and the signatures named, or those beside it.
 func gatherShown(file string, signatures []string) (b brought, err error) {
-	if b.Request, err = readSmallFile(file, quorum.MaxRequest); err != nil {
+	if b.Request, err = readSmall(file, quorum.MaxRequest); err != nil {
 		return b, err
 	}
 	if len(signatures) == 0 {
-		beside, err := os.ReadDir(filepath.Dir(file))
-		if err != nil {
+		if signatures, err = signaturesBeside(file); err != nil {
 			return b, err
-		}
-		for _, e := range beside {
-			if strings.HasPrefix(e.Name(), filepath.Base(file)+".") && strings.HasSuffix(e.Name(), ".sig") {
-				signatures = append(signatures, filepath.Join(filepath.Dir(file), e.Name()))
-			}
 		}
 	}
 	if len(signatures) > quorum.MostPeople {
 		return b, usage("%d signatures, and there are at most %d people", len(signatures), quorum.MostPeople)
 	}
 	for _, name := range signatures {
-		data, err := readSmallFile(name, showSignatureMax)
+		data, err := readSmall(name, showSignatureMax)
 		if err != nil {
 			return b, err
 		}

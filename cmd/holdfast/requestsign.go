@@ -33,7 +33,7 @@ signature is written to FILE.sig, or with --as NAME to FILE.NAME.sig, where hold
 
 // signRequest has ssh-keygen sign exactly the bytes that were shown.
 func (a *app) signRequest(ctx context.Context, key, file, as string) error {
-	data, err := readSmallFile(file, quorum.MaxRequest)
+	data, err := readSmall(file, quorum.MaxRequest)
 	if err != nil {
 		return err
 	}

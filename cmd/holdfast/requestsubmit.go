@@ -70,6 +70,9 @@ func gatherRequest(f *pflag.FlagSet, args []string) ([]byte, error) {
 		if files, err = signaturesBeside(args[0]); err != nil {
 			return nil, err
 		}
+		if len(files) == 0 {
+			return nil, fmt.Errorf("no signature lies beside %q: people sign it with ssh-keygen -Y sign (holdfast request sign-with says how), and FILE.*.sig are taken, or --signature FILE", args[0])
+		}
 	}
 	out := request
 	for _, name := range files {
@@ -89,7 +92,7 @@ func gatherRequest(f *pflag.FlagSet, args []string) ([]byte, error) {
 	return out, nil
 }
 
-// signaturesBeside finds FILE*.sig, by name.
+// signaturesBeside finds FILE.sig and FILE.*.sig, by name. There may be none.
 func signaturesBeside(file string) (out []string, err error) {
 	dir, base := filepath.Split(file)
 	entries, err := os.ReadDir(filepath.Clean("./" + dir))
@@ -100,12 +103,9 @@ func signaturesBeside(file string) (out []string, err error) {
 		return nil, fmt.Errorf("looking for signatures beside %q: %w", file, err)
 	}
 	for _, e := range entries {
-		if n := e.Name(); n != base && strings.HasPrefix(n, base) && strings.HasSuffix(n, ".sig") {
+		if n := e.Name(); n != base && strings.HasPrefix(n, base+".") && strings.HasSuffix(n, ".sig") {
 			out = append(out, dir+n)
 		}
-	}
-	if len(out) == 0 {
-		return nil, fmt.Errorf("no signature lies beside %q: people sign it with ssh-keygen -Y sign (holdfast request sign-with says how), and %s*.sig are taken, or --signature FILE", file, base)
 	}
 	slices.Sort(out)
 	return out, nil
