@@ -186,3 +186,39 @@ func TestAProposalLeavesOutWhatItDoesNotSay(t *testing.T) {
 		t.Errorf("%s\nwant\n%s", a, b)
 	}
 }
+
+// TestTheDoorShowsRequestsAndNoMoreThanAUserSees: who has no shell at the vault makes and reads requests, for sources of their own.
+func TestTheDoorShowsRequestsAndNoMoreThanAUserSees(t *testing.T) {
+	d := openDoor(t)
+	defer d.daemon.stop()
+	snap := decoded[[]snapshotJSON](t, d.ssh("alice", "snapshots", "--json"))[0]
+	made := d.ssh("alice", "request-make", "delete", "web1@latest", "--reason", "gone")
+	if made.code != exitDone {
+		t.Fatalf("%d: %s", made.code, made.err)
+	}
+	r, err := quorum.Parse([]byte(made.out))
+	if err != nil || !strings.Contains(string(r.What), snap.ID) {
+		t.Fatalf("%v: %s", err, made.out)
+	}
+	if r := d.ssh("alice", "request-make", "delete", "db1@latest", "--reason", "x"); r.code == exitDone || strings.Contains(r.out, "db1") {
+		t.Errorf("%d: %s%s", r.code, r.out, r.err)
+	}
+	show := func(user string) string {
+		t.Helper()
+		r := d.stock(user, "ssh", made.out, user+"@127.0.0.1", "request-show", "-")
+		if r.code != exitDone || !strings.Contains(r.out, "gone") || !strings.Contains(r.out, "no people are named") {
+			t.Fatalf("%s: %d: %s%s", user, r.code, r.out, r.err)
+		}
+		return r.out
+	}
+	if out := show("alice"); !strings.Contains(out, "web1@"+snap.Time) {
+		t.Errorf("alice sees no name: %s", out)
+	}
+	if out := show("bob"); strings.Contains(out, "web1@") {
+		t.Errorf("bob sees another's source: %s", out)
+	}
+	bad := d.stock("alice", "ssh", strings.Replace(made.out, "gone", "lost", 1)+"x", "alice@127.0.0.1", "request-show", "-")
+	if bad.code == exitDone || !strings.Contains(bad.err, "line 12") {
+		t.Errorf("%d: %s%s", bad.code, bad.out, bad.err)
+	}
+}
