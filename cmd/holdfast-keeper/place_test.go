@@ -134,6 +134,16 @@ func TestADiskFullOfLockedPacksGoesOnInASecondPlace(t *testing.T) {
 	if out := s.must("vault", "place", "list"); !strings.Contains(out, second) {
 		t.Error(out)
 	}
+	// Where somebody else could put another directory in its place, none is added.
+	must(t, os.Mkdir(filepath.Join(disk, "open"), 0o755))
+	exposed := filepath.Join(disk, "open", "place")
+	s.directory(exposed, keeperUID, 0o750)
+	must(t, os.Chmod(filepath.Join(disk, "open"), 0o777))
+	must(t, ended(k.stop()))
+	if code, out := s.asKeeper("place", "add", "--vault", s.vault, exposed); code != exitFailed || !strings.Contains(out, "another directory in its place") {
+		t.Errorf("exit %d %s", code, out)
+	}
+	k = s.keeper()
 	// Both disks come back, and only both: the keeper does not start without one of them.
 	must(t, ended(k.stop()))
 	command(t, "umount", disk)

@@ -44,6 +44,16 @@ func (u unflagged) Free() (int64, error) {
 	return 0, errors.ErrUnsupported
 }
 
+// Room implements what a Disk may offer besides.
+func (u unflagged) Room() (free, total int64, err error) {
+	if r, ok := u.GuardedDisk.(interface {
+		Room() (free, total int64, err error)
+	}); ok {
+		return r.Room()
+	}
+	return 0, 0, errors.ErrUnsupported
+}
+
 // Places implements what a Span offers besides; none where the disk is no Span.
 func (u unflagged) Places() []Place {
 	if s, ok := u.GuardedDisk.(*Span); ok {

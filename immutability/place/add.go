@@ -291,7 +291,7 @@ func (l List) put(first durable.GuardedDisk, a Added, perm fs.FileMode) error {
 		err = durable.Replace(first, ListFile, b, perm)
 	}
 	if durable.IsNoSpace(err) {
-		return fmt.Errorf("%w: the list of places is a few hundred bytes in the vault's own directory, and not even they have room. Make some there: holdfast prune; on ext4, tune2fs -m 1 gives back what is kept for root", err)
+		return fmt.Errorf("%w: the list of places is a few hundred bytes in the vault's own directory, and not even they have room: as root, truncate -s 0 the vault's incoming/*.pack, which no snapshot needs (docs/OPERATIONS.md)", err)
 	}
 	return err
 }

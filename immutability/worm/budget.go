@@ -11,6 +11,7 @@ import (
 	"github.com/RoaringBitmap/roaring/v2"
 
 	"github.com/holdfast-vault/holdfast/immutability/clock"
+	"github.com/holdfast-vault/holdfast/immutability/durable"
 	"github.com/holdfast-vault/holdfast/immutability/policy"
 	"github.com/holdfast-vault/holdfast/immutability/reliance"
 )
@@ -234,6 +235,30 @@ func (s *Store) free() int64 {
 		}
 	}
 	return -1
+}
+
+// ledgerRoom is what a vault in one place keeps free for ledger and manifests, in bytes, or a 64th of its disk where that is
+// less. In several places the disk itself sees to that: see durable.Span.
+const ledgerRoom = 64 << 20
+
+// spares refuses to begin a pack in the room that ledger and manifests need: many small packs would else fill a disk to its
+// last byte, and without a record there is no commit, no prune that makes room, and no further place. A pack that grows is
+// not limited by it; one that finds no room is left, and its room comes back once it is salvaged or given up.
+func (s *Store) spares() error {
+	if len(s.ProbePlaces()) > 1 {
+		return nil
+	}
+	r, ok := s.disk.(interface {
+		Room() (free, total int64, err error)
+	})
+	if !ok {
+		return nil
+	}
+	free, total, err := r.Room()
+	if kept := min(ledgerRoom, total/64); err == nil && free < kept {
+		return fmt.Errorf("%w: %d bytes are free, and %d are kept for ledger and manifests; docs/PLACES.md says how the vault goes on on a second disk", durable.ErrFull, free, kept)
+	}
+	return nil
 }
 
 // budget is the whole rule: of the number that the policy says and nine tenths of the room that the source found, the less.

@@ -98,7 +98,7 @@ func (s *Store) CreatePack(session string) (*Incoming, error) {
 	if !reliance.ValidSession(session) {
 		return nil, fmt.Errorf("session %q is not 1 to 64 of [A-Za-z0-9_-]", session)
 	}
-	if err := s.affords(session); err != nil {
+	if err := errors.Join(s.affords(session), s.spares()); err != nil {
 		return nil, fmt.Errorf("new pack: %w", err)
 	}
 	s.mu.Lock()

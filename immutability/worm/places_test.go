@@ -165,3 +165,31 @@ func TestProbesGoRound(t *testing.T) {
 		}
 	}
 }
+
+// small is a disk of which a test says how much is free.
+type small struct {
+	*crashdisk.Disk
+	free int64
+}
+
+func (d *small) Room() (free, total int64, err error) { return d.free, 64 << 20, nil }
+
+// Small packs must not take the room in which the ledger says that they are there, and in which a further place is named.
+func TestPacksLeaveRoomForTheLedger(t *testing.T) {
+	d, src := &small{crashdisk.New(), 1 << 20}, newClock()
+	_, err := Init(d, src, initOptions())
+	must(t, err)
+	s := open(t, d, src)
+	commit(t, s, "web1", "s1", ledger.Lock{})
+	d.free--
+	if _, err := s.CreatePack("s2"); !durable.IsNoSpace(err) {
+		t.Errorf("a pack is begun in the ledger's room: %v", err)
+	}
+	must(t, s.Close())
+	span, err := durable.NewSpan([]durable.Place{{Number: 1, Path: "/disk1", Disk: d}, {Number: 2, Path: "/disk2", Disk: crashdisk.New()}},
+		durable.SpanOptions{Sealed: packsDir, Growing: incomingDir, Suffix: packSuffix})
+	must(t, err)
+	s = open(t, span, src)
+	commit(t, s, "web1", "s2", ledger.Lock{})
+	must(t, s.Close())
+}
