@@ -178,6 +178,40 @@ func TestNothingGoesByTheCalendar(t *testing.T) {
 	})
 }
 
+// TestACutPruneEndsDifferently: whichever part of what may go has gone, the rest still may, and nothing else.
+func TestACutPruneEndsDifferently(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		h := drawHistory(t)
+		goes := map[string]bool{}
+		var left []Snapshot
+		for i, d := range Decide(h) {
+			goes[d.ID] = d.Go
+			if !d.Go || rapid.Bool().Draw(t, "left") {
+				left = append(left, h.Snapshots[i])
+			}
+		}
+		h.Snapshots = left
+		for _, d := range Decide(h) {
+			if d.Go != goes[d.ID] {
+				t.Fatalf("%s goes: %v before the cut, %v after it\n%s", d.ID, goes[d.ID], d.Go, show(h))
+			}
+		}
+	})
+}
+
+// BenchmarkDecide is one look at a large vault: 300 sources, each with 100 snapshots of 20 days that have run out, and all rules.
+func BenchmarkDecide(b *testing.B) {
+	h := History{Now: began, Keep: func(string) Keep { return Keep{24, 7, 5, 12, 7, 14 * 86400} }}
+	for i := range 300 * 100 {
+		h.Snapshots = append(h.Snapshots, Snapshot{ID: fmt.Sprint(i), Source: fmt.Sprint(i % 300), Complete: true, Clean: i%7 > 0,
+			Committed: began.Add(time.Duration(i/300-100) * 5 * time.Hour)})
+	}
+	for b.Loop() {
+		Decide(h)
+	}
+	b.ReportMetric(float64(len(h.Snapshots)), "snapshots")
+}
+
 // TestOneMoreSnapshotPushesOut: of each rule a snapshot that comes takes a place only in a newer span that had none of its quality,
 // and only once its lock has run: not by flooding a span, not by being bad.
 func TestOneMoreSnapshotPushesOut(t *testing.T) {
