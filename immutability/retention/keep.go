@@ -15,28 +15,29 @@ type rule struct {
 	span  func(t time.Time) int64
 	begin func(span int64) time.Time
 	form  string // of a span's begin, for people
+	plain string // what spans are called
 }
 
 const secondsADay = 24 * 3600
 
 // buckets gives the rules that are said.
 func (k Keep) buckets() []rule {
-	every := func(name string, n, seconds, offset int64, form string) rule {
+	every := func(name string, n, seconds, offset int64, form, plain string) rule {
 		return rule{name, n,
 			func(t time.Time) int64 { return floor(t.Unix()-offset, seconds) },
-			func(span int64) time.Time { return time.Unix(span*seconds+offset, 0).UTC() }, form}
+			func(span int64) time.Time { return time.Unix(span*seconds+offset, 0).UTC() }, form, plain}
 	}
 	all := []rule{
-		every(RuleHourly, k.Hourly, 3600, 0, "the hour of 2006-01-02T15:00Z"),
-		every(RuleDaily, k.Daily, secondsADay, 0, "2006-01-02"),
+		every(RuleHourly, k.Hourly, 3600, 0, "the hour of 2006-01-02T15:00Z", "hours"),
+		every(RuleDaily, k.Daily, secondsADay, 0, "2006-01-02", "days"),
 		// The first of January 1970 was a Thursday: this week began three days before.
-		every(RuleWeekly, k.Weekly, 7*secondsADay, -3*secondsADay, "the week of 2006-01-02"),
+		every(RuleWeekly, k.Weekly, 7*secondsADay, -3*secondsADay, "the week of 2006-01-02", "weeks"),
 		{RuleMonthly, k.Monthly,
 			func(t time.Time) int64 { t = t.UTC(); return int64(t.Year())*12 + int64(t.Month()) - 1 },
-			func(span int64) time.Time { return time.Date(0, time.Month(span+1), 1, 0, 0, 0, 0, time.UTC) }, "2006-01"},
+			func(span int64) time.Time { return time.Date(0, time.Month(span+1), 1, 0, 0, 0, 0, time.UTC) }, "2006-01", "months"},
 		{RuleYearly, k.Yearly,
 			func(t time.Time) int64 { return int64(t.UTC().Year()) },
-			func(span int64) time.Time { return time.Date(int(span), 1, 1, 0, 0, 0, 0, time.UTC) }, "2006"},
+			func(span int64) time.Time { return time.Date(int(span), 1, 1, 0, 0, 0, 0, time.UTC) }, "2006", "years"},
 	}
 	return slices.DeleteFunc(all, func(r rule) bool { return r.n < 1 })
 }
@@ -118,12 +119,12 @@ func (h History) fill(out [][]Reason, r rule, good bool, places []int) {
 	slices.SortFunc(spans, func(a, b int64) int { return cmp.Compare(b, a) })
 	kind := "good"
 	if !good {
-		kind = "other" // not complete, or not clean
+		kind = "partial or unclean"
 	}
 	for n, span := range spans[:min(int64(len(spans)), r.n)] {
 		i := first[span]
-		out[i] = append(out[i], Reason{Rule: r.name, Text: fmt.Sprintf("%s: %d keeps the first %s snapshot of %s, the %s such span from the newest that has one",
-			r.name, r.n, kind, r.begin(span).Format(r.form), ordinal(n+1))})
+		out[i] = append(out[i], Reason{Rule: r.name, Text: fmt.Sprintf("the %s rule keeps it: the first %s snapshot of %s, the %s of the newest %d %s that have one",
+			r.name, kind, r.begin(span).Format(r.form), ordinal(n+1), r.n, r.plain)})
 	}
 }
 
@@ -150,10 +151,19 @@ func (h History) recent(out [][]Reason, k Keep, places []int) {
 			continue
 		}
 		if from, ok := h.isRecent(a, k.within(), i); ok {
-			out[i] = append(out[i], Reason{Rule: RuleWithin, Text: fmt.Sprintf("within: %d s keeps it, committed at most so long before the newest%s snapshot of %s, of %s",
-				k.WithinSeconds, from, h.Snapshots[i].Source, h.Snapshots[a.of(from)].Committed.UTC().Format(time.RFC3339))})
+			out[i] = append(out[i], Reason{Rule: RuleWithin, Text: fmt.Sprintf("the within rule keeps it: it was committed at most %s before the newest%s snapshot of %s, that of %s",
+				lasting(k.within()), from, h.Snapshots[i].Source, h.Snapshots[a.of(from)].Committed.UTC().Format(time.RFC3339))})
 		}
 	}
+}
+
+// lasting writes a duration in days where it is some.
+func lasting(d time.Duration) string {
+	const day = secondsADay * time.Second
+	if d%day == 0 {
+		return fmt.Sprintf("%d days", d/day)
+	}
+	return d.String()
 }
 
 // anchors are the places of the snapshots that a source's recent ones are counted from, -1 for none.

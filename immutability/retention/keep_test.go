@@ -283,7 +283,7 @@ func TestReasonsAreAllGiven(t *testing.T) {
 	if why := d[1].Why; why != "its governance lock runs until 2026-12-20T22:30:00Z; it is held" || !d[1].Until.IsZero() || !d[1].Never {
 		t.Errorf("%+v", d[1])
 	}
-	if why := d[0].Why; why != "daily: 1 keeps the first good snapshot of 2026-12-20, the 1st such span from the newest that has one" {
+	if why := d[0].Why; why != "the daily rule keeps it: the first good snapshot of 2026-12-20, the 1st of the newest 1 days that have one" {
 		t.Errorf("%q", why)
 	}
 }
