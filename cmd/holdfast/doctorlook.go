@@ -90,6 +90,9 @@ func (p *patient) openStore() (closed func()) {
 		p.say("ledger", isDamaged, "take a copy of the vault before you mend anything; then run: holdfast check", "it cannot be read: %v", err)
 		return func() { _ = d.Close() }
 	}
+	if err := worm.AtHome(d.First); err != nil {
+		p.say("vault", isBroken, "name the directory that the vault is in", "%v", err)
+	}
 	return func() { _ = errors.Join(p.store.Close(), d.Close()) } // opened for reading
 }
 

@@ -36,6 +36,7 @@ func TestVaultMovesWithAllItsPromises(t *testing.T) {
 	if out := s.promises(); out != before { // the old place can be read
 		t.Errorf("%s", out)
 	}
+	s.run("doctor").told(t, exitFailed, "the vault has moved to")
 	s.run("vault", "place", "add", s.dir).told(t, exitFailed, "the vault has moved to")
 	s.vault = to
 	s.env = append(s.env, "HOLDFAST_VAULT="+to)

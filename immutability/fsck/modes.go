@@ -100,7 +100,7 @@ func (l *look) modes() {
 }
 
 // belongs is what may lie in a vault's root.
-var belongs = []string{identityFile, keyringFile, "lock", packsDir, manifestsDir, ledgerDir, logDir, "keeper", incomingDir, "sessions", "usage", "index", "lost+found", placesFile}
+var belongs = []string{identityFile, keyringFile, "lock", packsDir, manifestsDir, ledgerDir, logDir, "keeper", incomingDir, "sessions", "usage", "index", "lost+found", placesFile, movingFile, movedFile}
 
 // rest looks at the vault's root and at what still grows.
 func (l *look) rest() error {
@@ -116,6 +116,7 @@ func (l *look) rest() error {
 			l.r.note(KindUnnamed, e.Name(), "no part of a vault")
 		}
 	}
+	l.moves()
 	growing, err := l.d.ReadDir(incomingDir)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, fs.ErrPermission) {
 		l.r.damage(KindMissing, incomingDir, "it cannot be listed: %v", err)
@@ -124,4 +125,34 @@ func (l *look) rest() error {
 		l.r.note(KindUnnamed, incomingDir, "%d files that grow, or that a pull left which was cut: no part of any snapshot", len(growing))
 	}
 	return nil
+}
+
+// The marks of a vault that goes to another directory.
+const (
+	movingFile = "moving"
+	movedFile  = "moved"
+)
+
+// moves tells of a directory that the vault has left, or is still coming into. Neither is damage: what is here is whole, or
+// what is missing is told by name.
+func (l *look) moves() {
+	for _, m := range []struct{ file, member, says string }{
+		{movedFile, "to", "the vault has moved to %q: what is here is as it was then, and nobody writes to it any more"},
+		{movingFile, "from", "the vault is moving in here from %q, and that is not finished: the command that moves it goes on where it was"},
+	} {
+		b, err := read(l.d, m.file, smallMax)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		var o *object
+		if err == nil {
+			o = readObject(b)
+			err = o.err
+		}
+		if err != nil {
+			l.r.damage(KindIdentity, m.file, "the mark of a move cannot be read, and keeps every writer out: %v", err)
+			continue
+		}
+		l.r.note(KindIdentity, m.file, m.says, o.text(m.member))
+	}
 }

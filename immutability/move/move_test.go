@@ -11,6 +11,7 @@ import (
 
 	"github.com/holdfast-vault/holdfast/immutability/durable"
 	"github.com/holdfast-vault/holdfast/immutability/durable/crashdisk"
+	"github.com/holdfast-vault/holdfast/immutability/fsck"
 	"github.com/holdfast-vault/holdfast/immutability/ledger"
 	"github.com/holdfast-vault/holdfast/immutability/worm"
 )
@@ -46,6 +47,11 @@ func TestAMoveLosesALock(t *testing.T) {
 		}
 		must(t, w.sound(w.new))
 		must(t, w.sound(w.old))
+		if said, err := fsck.Look(ctx, files{w.old}, fsck.Options{}); err != nil || !slices.ContainsFunc(said.Notes, func(f fsck.Finding) bool {
+			return f.What == movedName && strings.Contains(f.Detail, `has moved to "/new"`)
+		}) {
+			t.Errorf("fsck says of the old place %+v, %v", said.Notes, err)
+		}
 		s, err := w.open(w.new)
 		must(t, err)
 		if s.Unguarded() != 0 {
