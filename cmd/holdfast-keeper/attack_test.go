@@ -45,7 +45,7 @@ type attack struct {
 }
 
 func allAttacks() []attack {
-	return slices.Concat(attacksOnNames(), attacksOnContent(), attacksOnRights(), attacksOnProcesses(), attacksByMessage(), attacksByManifest(), attacksOnHandles(), attacksOnStage())
+	return slices.Concat(attacksOnNames(), attacksOnContent(), attacksOnRights(), attacksOnProcesses(), attacksByMessage(), attacksByManifest(), attacksOnHandles(), attacksOnStage(), attacksOnPeople())
 }
 
 // attackedVariable says which process of the attack the test binary plays.
