@@ -62,8 +62,12 @@ func (s *Store) carry(ctx context.Context) (n int, err error) {
 		if c.Done {
 			n++
 		}
-		if c.Done && q.request.Action == quorum.ActionClock {
+		switch {
+		case c.Done && q.request.Action == quorum.ActionClock:
 			s.clock.Accept()
+		case c.Done && q.request.Action == quorum.ActionResume:
+			more, err := s.carry(ctx) // those before it that had waited for it
+			return n + more, err
 		}
 	}
 	return n, nil
