@@ -10,8 +10,8 @@ import (
 	"github.com/holdfast-vault/holdfast/immutability/quorum"
 )
 
-// A step is something that somebody does to a snapshot, or that happens to it.
-type step struct {
+// A turn is something that somebody does to a snapshot, or that happens to it.
+type turn struct {
 	do     string
 	refuse string // what the refusal says; "" if it is allowed
 	state  string // of the snapshot behind it
@@ -21,76 +21,76 @@ type step struct {
 // whose locks last from a minute to two hours. What is refused changes nothing. RETENTION.md says the same in words.
 var lives = []struct {
 	name  string
-	steps []step
+	steps []turn
 }{
-	{"a governance lock runs out", []step{
+	{"a governance lock runs out", []turn{
 		{"wait 59m", "", "governance"}, {"wait 2m", "", "free"}, {"mark", "", "marked"}, {"wait 25h", "", "marked"}, {"sweep", "", "gone"},
 	}},
-	{"a lock that runs is not marked", []step{{"mark", "", "governance"}, {"wait 25h", "", "free"}, {"sweep", "", "free"}}},
-	{"a governance lock grows", []step{
+	{"a lock that runs is not marked", []turn{{"mark", "", "governance"}, {"wait 25h", "", "free"}, {"sweep", "", "free"}}},
+	{"a governance lock grows", []turn{
 		{"governance 59m", "running locks only grow", "governance"}, {"governance 60m", "", "governance"}, {"governance 3h", "allows", "governance"},
 		{"governance 2h", "", "governance"}, {"wait 90m", "", "governance"}, {"wait 31m", "", "free"},
 	}},
-	{"governance becomes compliance", []step{
+	{"governance becomes compliance", []turn{
 		{"compliance 59m", "running locks only grow", "governance"}, {"compliance 60m", "", "compliance"}, {"governance 2h", "governance lock is weaker", "compliance"},
 		{"wait 61m", "", "free"}, {"governance 1h", "", "governance"},
 	}},
-	{"compliance is ended by nobody", []step{
+	{"compliance is ended by nobody", []turn{
 		{"compliance 2h", "", "compliance"}, {"delete", "compliance lock", "compliance"}, {"wait 119m", "", "compliance"}, {"wait 2m", "", "free"}, {"delete", "", "free"},
 	}},
-	{"compliance that was added while a request waited", []step{
+	{"compliance that was added while a request waited", []turn{
 		{"delete", "", "governance"}, {"wait 71h", "", "free"}, {"compliance 2h", "", "compliance"}, {"wait 61m", "", "compliance"}, {"carry out", "", "compliance"},
 		{"wait 2h", "", "free"}, {"carry out", "", "free"},
 	}},
-	{"governance is ended early by several people", []step{
+	{"governance is ended early by several people", []turn{
 		{"delete", "", "governance"}, {"wait 71h", "", "free"}, {"governance 2h", "", "governance"}, {"carry out", "", "governance"}, {"wait 61m", "", "governance"},
 		{"carry out", "", "let go"}, {"mark", "", "let go, marked"}, {"wait 25h", "", "let go, marked"}, {"sweep", "", "gone"},
 	}},
-	{"what was let go is locked again", []step{
+	{"what was let go is locked again", []turn{
 		{"delete", "", "governance"}, {"wait 73h", "", "free"}, {"carry out", "", "let go"}, {"governance 1h", "", "governance"}, {"wait 61m", "", "free"},
 	}},
-	{"what was let go is held", []step{
+	{"what was let go is held", []turn{
 		{"delete", "", "governance"}, {"wait 73h", "", "free"}, {"carry out", "", "let go"}, {"hold", "", "held"}, {"wait 100h", "", "held"}, {"sweep", "", "held"},
 	}},
-	{"a hold keeps what has run out", []step{
+	{"a hold keeps what has run out", []turn{
 		{"wait 61m", "", "free"}, {"hold", "", "held"}, {"mark", "", "held"}, {"wait 1000h", "", "held"}, {"sweep", "", "held"}, {"delete", "it is held", "held"},
 	}},
-	{"a hold beside a lock", []step{{"hold", "", "governance, held"}, {"wait 61m", "", "held"}, {"governance 1h", "", "governance, held"}}},
-	{"a hold takes a mark away", []step{
+	{"a hold beside a lock", []turn{{"hold", "", "governance, held"}, {"wait 61m", "", "held"}, {"governance 1h", "", "governance, held"}}},
+	{"a hold takes a mark away", []turn{
 		{"wait 61m", "", "free"}, {"mark", "", "marked"}, {"hold", "", "held"}, {"wait 25h", "", "held"}, {"sweep", "", "held"},
 	}},
-	{"a lock takes a mark away", []step{
+	{"a lock takes a mark away", []turn{
 		{"wait 61m", "", "free"}, {"mark", "", "marked"}, {"governance 1h", "", "governance"}, {"wait 25h", "", "free"}, {"sweep", "", "free"},
 	}},
-	{"holds end by several people alone", []step{
+	{"holds end by several people alone", []turn{
 		{"release", "no hold", "governance"}, {"hold", "", "governance, held"}, {"release", "", "governance, held"}, {"wait 71h", "", "held"}, {"carry out", "", "held"},
 		{"wait 61m", "", "held"}, {"carry out", "", "free"}, {"release", "no hold", "free"},
 	}},
-	{"what is secured is not marked", []step{
+	{"what is secured is not marked", []turn{
 		{"wait 61m", "", "free"}, {"secure", "", "free"}, {"mark", "", "free"}, {"delete", "secured", "free"}, {"hold", "", "held"}, {"release", "secured", "held"},
 	}},
-	{"what is secured is not swept", []step{
+	{"what is secured is not swept", []turn{
 		{"wait 61m", "", "free"}, {"mark", "", "marked"}, {"wait 25h", "", "marked"}, {"secure", "", "free"}, {"sweep", "", "free"}, {"compliance 1h", "", "compliance"},
 	}},
-	{"what waits under secure waits until people resume", []step{
+	{"what waits under secure waits until people resume", []turn{
 		{"delete", "", "governance"}, {"secure", "", "governance"}, {"wait 100h", "", "free"}, {"carry out", "", "free"}, {"resume", "", "free"}, {"wait 71h", "", "free"},
 		{"carry out", "", "free"}, {"wait 61m", "", "free"}, {"carry out", "", "let go"},
 	}},
-	{"resume is not asked for twice", []step{
+	{"resume is not asked for twice", []turn{
 		{"resume", "not secured", "governance"}, {"secure", "", "governance"}, {"resume", "", "governance"}, {"wait 73h", "", "free"}, {"carry out", "", "free"},
 		{"resume", "not secured", "free"}, {"delete", "", "free"},
 	}},
-	{"a veto leaves everything as it was", []step{
+	{"a veto leaves everything as it was", []turn{
 		{"delete", "", "governance"}, {"veto", "", "governance"}, {"wait 100h", "", "free"}, {"carry out", "", "free"}, {"veto", "", "free"},
 	}},
-	{"what is carried out is not vetoed", []step{
+	{"what is carried out is not vetoed", []turn{
 		{"delete", "", "governance"}, {"wait 73h", "", "free"}, {"carry out", "", "let go"}, {"veto", "carried out", "let go"},
 	}},
-	{"a shifted clock frees nothing", []step{
+	{"a shifted clock frees nothing", []turn{
 		{"set the clock by 48h", "", "governance"}, {"wait 61m", "", "free"}, {"mark", "", "free"}, {"set the clock by -48h", "", "free"}, {"mark", "", "marked"},
 	}},
-	{"a clock set ahead by less than a day ends no lock", []step{{"set the clock by 20h", "", "governance"}, {"wait 59m", "", "governance"}, {"wait 2m", "", "free"}}},
-	{"a clock set back ends no lock", []step{{"set the clock by -20h", "", "governance"}, {"wait 20h", "", "governance"}, {"wait 61m", "", "free"}}},
+	{"a clock set ahead by less than a day ends no lock", []turn{{"set the clock by 20h", "", "governance"}, {"wait 59m", "", "governance"}, {"wait 2m", "", "free"}}},
+	{"a clock set back ends no lock", []turn{{"set the clock by -20h", "", "governance"}, {"wait 20h", "", "governance"}, {"wait 61m", "", "free"}}},
 }
 
 // TestTransitionsOfASnapshot: governance, compliance, holds, marks, what people decide and the panic switch, as they follow
