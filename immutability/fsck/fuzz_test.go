@@ -88,6 +88,15 @@ func FuzzRecords(f *testing.F) {
 		}
 		f.Add([]byte(strings.Join(seed, "\n")), clockFileOf(testVault, 7, k.at.Wall))
 	}
+	for _, x := range decisions {
+		k := newMaker(f)
+		governed(k, x.make)
+		seed = nil
+		for _, l := range k.lines[1:] {
+			seed = append(seed, bare(l))
+		}
+		f.Add([]byte(strings.Join(seed, "\n")), []byte{})
+	}
 	number := regexp.MustCompile(`^\{"seq":\d+`)
 	f.Fuzz(func(t *testing.T, b, clock []byte) {
 		k := newMaker(t)

@@ -462,17 +462,23 @@ var decisions = []struct {
 	}, KindRecord, "no record of its own"},
 }
 
+// governed is a vault with people in which something was decided.
+func governed(k *maker, decide func(c *council, old, held string)) *council {
+	old := k.commit("web1", 900000)
+	held := k.pass(60).commit("web1", 900000)
+	k.add("hold", map[string]any{"snapshot": held, "reason": "case 7", "by": "ann"})
+	k.pass(60).commit("web1", 900000)
+	c := newCouncil(k)
+	decide(c, old, held)
+	return c
+}
+
 // TestDecisionsThatNobodyMayTake: whoever is root can write any record, and sign the checkpoint over it. He cannot sign for people.
 func TestDecisionsThatNobodyMayTake(t *testing.T) {
 	for _, x := range decisions {
 		t.Run(x.name, func(t *testing.T) {
 			k := newMaker(t)
-			old := k.commit("web1", 900000)
-			held := k.pass(60).commit("web1", 900000)
-			k.add("hold", map[string]any{"snapshot": held, "reason": "case 7", "by": "ann"})
-			k.pass(60).commit("web1", 900000)
-			c := newCouncil(k)
-			x.make(c, old, held)
+			c := governed(k, x.make)
 			for name := range k.m.MapFS { // of what a shortened ledger does not name
 				if strings.HasPrefix(name, "manifests/") && len(c.lines) < 6 {
 					delete(k.m.MapFS, name)

@@ -105,16 +105,16 @@ func Key(line string) (string, error) {
 
 // owner finds the person who has a key, by its bytes.
 func (p People) owner(blob []byte) (string, ssh.PublicKey, error) {
-	for _, who := range p.People {
-		for _, text := range who.Keys {
-			key, err := parseKey(text)
-			if err == nil && bytes.Equal(key.Marshal(), blob) {
-				return who.Name, key, nil
-			}
-		}
-	}
-	if kind := kindOf(blob); formats[kind] == nil {
+	kind := kindOf(blob)
+	if formats[kind] == nil {
 		return "", nil, kindError(kind)
+	}
+	text := spellKey(kind, blob)
+	for _, who := range p.People {
+		if slices.Contains(who.Keys, text) {
+			key, err := parseKey(text)
+			return who.Name, key, err
+		}
 	}
 	return "", nil, errStranger
 }
@@ -138,6 +138,11 @@ func kindError(kind string) error {
 	return fmt.Errorf("kind %.80q is not one that counts: ssh-ed25519, ecdsa-sha2-nistp256, -nistp384 or -nistp521, ssh-rsa, sk-ssh-ed25519@openssh.com and sk-ecdsa-sha2-nistp256@openssh.com do", kind)
 }
 
+// spellKey is a key as Person has it, from its bytes.
+func spellKey(kind string, blob []byte) string {
+	return kind + " " + base64.StdEncoding.EncodeToString(blob)
+}
+
 // parseKey reads a key in its only spelling.
 func parseKey(text string) (ssh.PublicKey, error) {
 	kind, encoded, ok := strings.Cut(text, " ")
@@ -148,7 +153,7 @@ func parseKey(text string) (ssh.PublicKey, error) {
 		return nil, kindError(kind)
 	}
 	blob, err := base64.StdEncoding.DecodeString(encoded)
-	if err != nil || base64.StdEncoding.EncodeToString(blob) != encoded {
+	if err != nil || spellKey(kind, blob) != text {
 		return nil, fmt.Errorf("%.80q does not hold base64 in its only spelling", text)
 	}
 	if inside := kindOf(blob); inside != kind {

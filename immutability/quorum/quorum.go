@@ -7,7 +7,6 @@ package quorum
 
 import (
 	"bytes"
-	"encoding/base64"
 	"errors"
 	"fmt"
 )
@@ -52,7 +51,7 @@ func Inspect(data, signature []byte) (fingerprint string, err error) {
 	if err != nil {
 		return "", err
 	}
-	key, err := parseKey(kindOf(s.key) + " " + base64.StdEncoding.EncodeToString(s.key))
+	key, err := parseKey(spellKey(kindOf(s.key), s.key))
 	if err == nil {
 		err = s.verify(data, key)
 	}
