@@ -4,6 +4,7 @@
 # make million   a million entries pulled, listed and restored, with the peak memory of each
 # make index-growth    what a look-up, opening and memory of the index cost at 1, 10 and 50 million chunks; SCRATCH has 10 GB free
 # make year      a simulated year of hourly pulls: what grows, with and without evacuation
+# make decade    ten simulated years (YEARS) of several sources under keep rules, with and without power cuts: five minutes
 # make bench      us beside rsync, rclone, sftp, restic and borg at full size: hours, 20 GB; make bench-small for a look at the tool
 # make histories    a million random lives of a vault under random schedules of its clocks: 25 minutes on two processors
 # make crash-sweep, kill-sweep, flip-sweep, power-cuts, keeper-cuts, keeper-users, kept, fuzz    the long forms of what `make test` samples
@@ -25,7 +26,7 @@ SCRATCH     ?= $(or $(TMPDIR),/tmp)
 # sshd is where an ordinary user's PATH does not look.
 export PATH := $(PATH):/usr/sbin:/sbin:$(dir $(GO))
 
-.PHONY: all build install test check vet format lint tools million year index-growth bench bench-small resume-huge crash-sweep histories kill-sweep flip-sweep power-cuts keeper-cuts keeper-users kept fuzz clean
+.PHONY: all build install test check vet format lint tools million year decade index-growth bench bench-small resume-huge crash-sweep histories kill-sweep flip-sweep power-cuts keeper-cuts keeper-users kept fuzz clean
 
 all: build
 
@@ -113,6 +114,12 @@ index-growth:
 year:
 	@mkdir -p bin
 	$(GO) run ./bench year -out bin/year.md $(BENCH)
+
+# What a test plays of seventy days in CI: the space follows the policy, what is kept comes back, cuts change nothing. Every fifth day has
+# pulls, every day a prune; YEARS=1 has pulls on each day.
+YEARS ?= 10
+decade:
+	$(call sweep,YearOutgrowsItsPolicy,./vault,HOLDFAST_YEARS=$(YEARS))
 
 # What is missing of the other tools is installed when root runs it; BENCH takes flags (go run ./bench -h).
 bench:

@@ -30,6 +30,8 @@ type Explanation struct {
 	// is set and this machine stays on. It is exact to the second, and Decision.Earliest is never after it. Zero where it then
 	// stays for good.
 	Quiet time.Time
+	// Then is by what it is kept then: the reasons that are left once the locks of its source have run and nothing new has come.
+	Then []retention.Reason
 }
 
 // MarkedFor is how long something stands marked, by the wall clock and by running time, before a prune removes it.
@@ -70,7 +72,8 @@ func (v *Vault) Explain(ctx context.Context, id string) (Explanation, error) {
 }
 
 func explain(inv *worm.Inventory, at int) Explanation {
-	e := Explanation{Now: inv.Now, Snapshot: inv.Snapshots[at], Decision: inv.Decisions[at], Quiet: quiet(inv, at)}
+	e := Explanation{Now: inv.Now, Snapshot: inv.Snapshots[at], Decision: inv.Decisions[at]}
+	e.Quiet, e.Then = quiet(inv, at)
 	if e.Snapshot.Packs == nil {
 		return e
 	}
@@ -96,8 +99,9 @@ func explain(inv *worm.Inventory, at int) Explanation {
 }
 
 // quiet is when a snapshot may go if nothing new happens. Only the ends of locks change anything then, and what may go once
-// may go for good: what loses its lock later is only ever newer, or takes the place of what is newer.
-func quiet(inv *worm.Inventory, at int) time.Time {
+// may go for good: what loses its lock later is only ever newer, or takes the place of what is newer. What keeps it when all have run is
+// then.
+func quiet(inv *worm.Inventory, at int) (from time.Time, then []retention.Reason) {
 	h := inv.History
 	h.Halt, h.Least, h.Snapshots = "", nil, nil
 	var lockedFor []time.Duration
@@ -112,25 +116,25 @@ func quiet(inv *worm.Inventory, at int) time.Time {
 		h.Snapshots = append(h.Snapshots, inv.History.Snapshots[i])
 		lockedFor = append(lockedFor, inv.Snapshots[i].LockedFor)
 	}
-	goes := func(after time.Duration) bool {
+	decide := func(after time.Duration) retention.Decision {
 		then := h
 		then.Snapshots = slices.Clone(h.Snapshots)
 		for i := range then.Snapshots {
 			then.Snapshots[i].Locked = lockedFor[i] < 0 || after < lockedFor[i]
 		}
-		return retention.Decide(then)[place].Go
+		return retention.Decide(then)[place]
 	}
 	ends := slices.Clone(lockedFor)
 	slices.Sort(ends)
 	ends = slices.Compact(append([]time.Duration{0}, slices.DeleteFunc(ends, func(d time.Duration) bool { return d <= 0 })...))
 	n, _ := slices.BinarySearchFunc(ends, true, func(d time.Duration, _ bool) int {
-		if goes(d) {
+		if decide(d).Go {
 			return 0
 		}
 		return -1
 	})
 	if n == len(ends) {
-		return time.Time{}
+		return time.Time{}, decide(ends[n-1]).Reasons
 	}
-	return inv.Now.Wall.Add(ends[n]).UTC()
+	return inv.Now.Wall.Add(ends[n]).UTC(), nil
 }

@@ -263,6 +263,9 @@ func (w *told) look() {
 		if !e.Quiet.IsZero() && e.Quiet.Before(e.Decision.Earliest) {
 			w.t.Fatalf("%.6s: not before %v, and if nothing comes from %v\n%s", id, e.Decision.Earliest, e.Quiet, strings.Join(w.log, "\n"))
 		}
+		if (len(e.Then) == 0) == e.Quiet.IsZero() {
+			w.t.Fatalf("%.6s: from %v on, and kept by %v\n%s", id, e.Quiet, e.Then, strings.Join(w.log, "\n"))
+		}
 		leaves := e.Leaves()
 		if leaves.IsZero() {
 			leaves = w.now().AddDate(1000, 0, 0)

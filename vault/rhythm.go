@@ -24,6 +24,8 @@ type Rhythm struct {
 	Why   string
 	// Stored is the median of what its newest pulls stored, in packs; Lasts is how much of it the source grows by.
 	Stored, Lasts uint64
+	// Pulls is how many of its pulls told that.
+	Pulls int
 
 	lock     time.Duration
 	manifest uint64
@@ -105,7 +107,7 @@ func (r *Rhythm) brings(here []*worm.Inventoried, place map[uint32]int, sealed m
 	for _, s := range usual[1:] {
 		stored = append(stored, sealed[s.Session])
 	}
-	r.Stored = median(stored)
+	r.Stored, r.Pulls = median(stored), len(stored)
 	first, last := named(usual[0].Packs, place, inv), named(newest.Packs, place, inv)
 	if last > first {
 		r.Lasts = min((last-first)/uint64(len(usual)-1), r.Stored)

@@ -91,7 +91,9 @@ type explainJSON struct {
 	Earliest *time.Time `json:"earliest,omitempty"`
 	// MayGoFrom is exact if nothing new happens from now on; left out where it then stays for good.
 	MayGoFrom *time.Time `json:"may_go_from,omitempty"`
-	Now       time.Time  `json:"now"`
+	// Then is what is left of the reasons if it stays for good.
+	Then []reasonJSON `json:"then,omitempty"`
+	Now  time.Time    `json:"now"`
 
 	Packs         uint64 `json:"packs"`
 	PackBytes     uint64 `json:"pack_bytes"`
@@ -108,6 +110,9 @@ func newExplainJSON(e *vault.Explanation) explainJSON {
 		QuorumOnly: e.Decision.Never, Earliest: known(e.Leaves()), MayGoFrom: known(e.Quiet), Now: e.Now.Wall.UTC(),
 		Packs: e.Packs, PackBytes: e.PackBytes, AlonePacks: e.Alone, AloneBytes: e.AloneBytes, ManifestBytes: uint64(s.Manifest),
 		FreedBytes: e.AloneBytes + uint64(s.Manifest),
+	}
+	if len(e.Then) > 0 {
+		j.Then = reasonsJSON(e.Then)
 	}
 	if !s.Marked.IsZero() {
 		j.Marked = known(s.Marked.Wall)
@@ -195,7 +200,10 @@ func (j *explainJSON) when() string {
 	switch {
 	case j.MayGo || j.QuorumOnly:
 	case j.MayGoFrom == nil:
-		s += "\nIf nothing new comes it stays for good."
+		s += "\nIf nothing new comes it stays for good, for what is left once locks have run:"
+		for _, r := range j.Then {
+			s += fmt.Sprintf("\n  %-11s%s", r.Rule, printable(r.Text))
+		}
 	default:
 		s += fmt.Sprintf("\nIf nothing new comes and this machine stays on, it may be marked from %s, exactly.", j.MayGoFrom.Format("2006-01-02 15:04:05 UTC"))
 	}

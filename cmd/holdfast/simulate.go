@@ -56,6 +56,7 @@ type rhythmJSON struct {
 	Every  int64  `json:"every_s,omitempty"` // left out where no pulls are foreseen
 	Stored uint64 `json:"stored_bytes,omitempty"`
 	Lasts  uint64 `json:"grows_by_bytes,omitempty"`
+	Pulls  int    `json:"of_pulls,omitempty"` // that are there and tell that
 	Why    string `json:"why,omitempty"` // why not
 }
 
@@ -87,7 +88,7 @@ func newForesightJSON(f *vault.Foresight, noPulls bool) foresightJSON {
 		Rhythms: []rhythmJSON{}, Prunes: []foreseenJSON{}, Kept: []willKeepJSON{},
 	}
 	for _, r := range f.Rhythms {
-		j.Rhythms = append(j.Rhythms, rhythmJSON{r.Source, int64(r.Every / time.Second), r.Stored, r.Lasts, r.Why})
+		j.Rhythms = append(j.Rhythms, rhythmJSON{r.Source, int64(r.Every / time.Second), r.Stored, r.Lasts, r.Pulls, r.Why})
 	}
 	for _, p := range f.Prunes {
 		pj := foreseenJSON{p.At.Truncate(time.Second), []willRemoveJSON{}, p.Packs, p.Freed, p.Pulls, p.Stored, p.Taken}
@@ -126,7 +127,7 @@ func printForesight(w io.Writer, j foresightJSON) error {
 			fmt.Fprintf(&b, "  %s: no pulls are foreseen: %s\n", r.Source, printable(r.Why))
 			continue
 		}
-		fmt.Fprintf(&b, "  %s: pulled every %s, %s each, of which it grows by %s\n", r.Source, lasting(r.Every), humanize.IBytes(r.Stored), humanize.IBytes(r.Lasts))
+		fmt.Fprintf(&b, "  %s: pulled every %s, %s each, of which it grows by %s (as its last %s did)\n", r.Source, lasting(r.Every), humanize.IBytes(r.Stored), humanize.IBytes(r.Lasts), counted(r.Pulls, "pull"))
 	}
 	if err := printTimeline(&b, j); err != nil {
 		return err
@@ -142,8 +143,13 @@ func printTimeline(w io.Writer, j foresightJSON) error {
 	if len(j.Prunes) > 40 {
 		form, word = "2006-01", "MONTH"
 	}
+	if len(j.Prunes) == 0 {
+		_, err := fmt.Fprint(w, "\nNothing goes, and nothing comes.\n")
+		return err
+	}
+	fmt.Fprintln(w)
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', tabwriter.AlignRight)
-	fmt.Fprintf(t, "\n%s\tGO\tCOMES BACK\tPULLS\tSTORED\tTAKEN AFTER\t\n", word)
+	fmt.Fprintf(t, "%s\tGO\tCOMES BACK\tPULLS\tSTORED\tTAKEN AFTER\t\n", word)
 	var row foreseenJSON
 	gone := 0
 	end := func() {
@@ -163,10 +169,6 @@ func printTimeline(w io.Writer, j foresightJSON) error {
 		gone += len(p.Snapshots)
 	}
 	end()
-	if len(j.Prunes) == 0 {
-		_, err := fmt.Fprint(w, "\nNothing goes, and nothing comes.\n")
-		return err
-	}
 	return t.Flush()
 }
 
