@@ -57,7 +57,7 @@ type rhythmJSON struct {
 	Stored uint64 `json:"stored_bytes,omitempty"`
 	Lasts  uint64 `json:"grows_by_bytes,omitempty"`
 	Pulls  int    `json:"of_pulls,omitempty"` // that are there and tell that
-	Why    string `json:"why,omitempty"` // why not
+	Why    string `json:"why,omitempty"`      // why not
 }
 
 type foreseenJSON struct {
