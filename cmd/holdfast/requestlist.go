@@ -141,7 +141,11 @@ func runRequestList(ctx context.Context, c *call) error {
 		return writeJSON(c.out, list)
 	}
 	if len(list) == 0 {
-		_, err := fmt.Fprintln(c.err, "No request waits.")
+		none := "No request waits."
+		if c.bool("all") {
+			none = "No request was ever brought."
+		}
+		_, err := fmt.Fprintln(c.err, none)
 		return err
 	}
 	known, err := c.known(ctx)

@@ -78,10 +78,9 @@ type stage struct {
 	sk     *sktest.Key
 	kept   *keptStore // nil without a keeper
 	homes  string
-	named  string          // the people of the page, in YAML
-	long   map[string]bool // people who have made a key, and so have a machine
-	hex    []string        // IDs by their first digits, in the order in which they were seen
-	prints []string        // fingerprints and roots, likewise
+	named  string   // the people of the page, in YAML
+	hex    []string // IDs by their first digits, in the order in which they were seen
+	prints []string // fingerprints and roots, likewise
 }
 
 // keptStore is a keeper in this process, on the same clock.
