@@ -154,6 +154,24 @@ func (d *decided) sees(t *testing.T, lines ...string) {
 	}
 }
 
+// TestPanicSwitchWaitsForAKey: what stops things, and what tells of it, works where the daemon is down and the unlock key is
+// elsewhere; what reads content does not.
+func TestPanicSwitchWaitsForAKey(t *testing.T) {
+	s, _, _ := pulledSite(t)
+	if err := os.Rename(filepath.Join(s.dir, "unlock.key"), filepath.Join(s.dir, "away.key")); err != nil {
+		t.Fatal(err)
+	}
+	s.run("secure", "--reason", "the machine behaves strangely").says(t, exitDone, "is secured since")
+	s.run("secure", "show").says(t, exitDone, "behaves strangely")
+	s.run("hold", "add", "web1@latest", "--reason", "case 17").says(t, exitDone, "is held")
+	s.run("hold", "list").says(t, exitDone, "case 17")
+	s.run("lock", "web1@latest", "--for", "60d").says(t, exitDone, "is locked")
+	s.run("request", "list").says(t, exitDone, "No request waits")
+	s.run("request", "veto", "0123456789", "--reason", "x").says(t, exitFailed, "no such request")
+	s.run("people", "show").says(t, exitDone, "No people")
+	s.run("ls", "web1@latest").says(t, exitFailed, "unlock key")
+}
+
 // TestAnEditedConfigurationChoosesThePeople: once people are in force others in the configuration are not followed, and that
 // is said; before that they are, and wait anew.
 func TestAnEditedConfigurationChoosesThePeople(t *testing.T) {

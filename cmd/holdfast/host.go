@@ -61,6 +61,7 @@ func (a *app) runVerb(ctx context.Context, v *verb, args []string) error {
 		}
 		return nil
 	}
+	a.keyless = v.keyless
 	h, err := a.open(ctx, dir, v.access)
 	damaged := err
 	if err != nil && v.lookAnyway && !errors.Is(err, durable.ErrLocked) && !errors.Is(err, keys.ErrWrongIdentity) {
@@ -107,7 +108,7 @@ func (a *app) open(ctx context.Context, dir string, need access) (*host, error) 
 		return nil, err
 	}
 	ids, err := a.identities(id)
-	if err != nil {
+	if err != nil && !a.keyless {
 		return nil, err
 	}
 	socket, work, err := a.keeper(dir)

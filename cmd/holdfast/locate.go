@@ -22,6 +22,7 @@ type app struct {
 	out, err io.Writer
 	env      func(string) string
 	clock    clock.Source // nil: the kernel's
+	keyless  bool         // the vault is opened without the unlock key where that is not at hand
 
 	vaultFlag  string
 	keeperFlag string

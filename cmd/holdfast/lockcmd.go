@@ -26,7 +26,7 @@ only several people who sign for it (holdfast request make delete). A request be
 
 func verbLock() *verb {
 	return &verb{
-		use: "lock SNAPSHOT|--kept-by RULE [--for DURATION] [--mode MODE]", short: "Give a snapshot a further, longer or stronger lock", max: 1, access: writeAccess,
+		use: "lock SNAPSHOT|--kept-by RULE [--for DURATION] [--mode MODE]", short: "Give a snapshot a further, longer or stronger lock", max: 1, access: writeAccess, keyless: true,
 		long: `Give a snapshot a further lock, which runs from now. Without --for it is as long as what runs, so
 that --mode compliance alone makes a governance lock one that nobody can end.
 
@@ -112,7 +112,7 @@ func minute(t time.Time) string { return t.UTC().Format("2006-01-02 15:04 UTC") 
 
 func verbLockShow() *verb {
 	return &verb{
-		use: "lock-show [SNAPSHOT]", short: "Show the policy in force, or the locks of a snapshot", max: 1,
+		use: "lock-show [SNAPSHOT]", short: "Show the policy in force, or the locks of a snapshot", max: 1, keyless: true,
 		long: `Without SNAPSHOT show the policy in force, which is the ledger's: what locks are made of for the
 vault and for each source, what of the configuration is not followed because it is looser, when a
 compliance policy hardens, and how much of its budget each source used within 24 hours.
@@ -373,7 +373,7 @@ func printPolicy(w io.Writer, j policyJSON) error {
 
 func verbHoldAdd() *verb {
 	return &verb{
-		use: "hold-add SNAPSHOT --reason TEXT", short: "Keep a snapshot until a quorum says otherwise", min: 1, max: 1, access: writeAccess,
+		use: "hold-add SNAPSHOT --reason TEXT", short: "Keep a snapshot until a quorum says otherwise", min: 1, max: 1, access: writeAccess, keyless: true,
 		long: `Hold a snapshot: it does not go, whatever its locks say, and prune and the list say why. Holds have no
 end and are counted; one person places one. Only several people who sign for it end one:
 "holdfast hold remove" says how.
@@ -408,7 +408,7 @@ end and are counted; one person places one. Only several people who sign for it 
 
 func verbHoldList() *verb {
 	return &verb{
-		use: "hold-list", short: "List what is held, why, and the number by which a request names each hold", flags: jsonFlag,
+		use: "hold-list", short: "List what is held, why, and the number by which a request names each hold", flags: jsonFlag, keyless: true,
 		run: func(ctx context.Context, c *call) error {
 			all, err := c.view.list(ctx)
 			if err != nil {
@@ -437,7 +437,7 @@ func verbHoldList() *verb {
 
 func verbHoldRemove() *verb {
 	return &verb{
-		use: "hold-remove SNAPSHOT", short: "Say what it takes to end a hold", min: 1, max: 1,
+		use: "hold-remove SNAPSHOT", short: "Say what it takes to end a hold", min: 1, max: 1, keyless: true,
 		long: `Say what it takes to end the holds of a snapshot: a request that several people sign. Nothing is changed.
 
 ` + addressHelp,

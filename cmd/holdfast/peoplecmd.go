@@ -15,7 +15,7 @@ import (
 
 func verbPeopleShow() *verb {
 	return &verb{
-		use: "people-show", short: "Show who must sign what makes the vault forget faster",
+		use: "people-show", short: "Show who must sign what makes the vault forget faster", keyless: true,
 		roles: []config.Role{config.Operator, config.Auditor},
 		long: `Show the people whose signatures count, with the fingerprints of their keys as ssh-keygen -l shows them,
 and how many of them must sign; or those who were named and will count once 72 hours have passed.`,

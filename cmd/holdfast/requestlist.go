@@ -108,7 +108,7 @@ func (j requestJSON) fate() string {
 
 func verbRequestList() *verb {
 	return &verb{
-		use: "request-list [--all]", short: "List the requests that wait, and how each is stopped",
+		use: "request-list [--all]", short: "List the requests that wait, and how each is stopped", keyless: true,
 		roles: []config.Role{config.Operator, config.Auditor},
 		long: `List the requests that several people signed and that wait: what each asks for, who signed it, who
 brought it, when the vault carries it out, and how it is stopped until then. With --all also those that
@@ -201,7 +201,7 @@ func peopleWords(p quorum.People) string {
 
 func verbRequestVeto() *verb {
 	return &verb{
-		use: "request-veto ID --reason TEXT", short: "Stop a request for ever", min: 1, max: 1, access: writeAccess,
+		use: "request-veto ID --reason TEXT", short: "Stop a request for ever", min: 1, max: 1, access: writeAccess, keyless: true,
 		roles: []config.Role{config.Operator},
 		long: `Stop a request that waits: it is never carried out. Nobody has to sign for that, since it only keeps what
 is there. ID is as "holdfast request list" shows it, or its first 8 digits. Whoever still wants it has to

@@ -28,7 +28,7 @@ const requestWindow = 14 * config.Day
 
 func verbRequestMake() *verb {
 	return &verb{
-		use: "request-make ACTION [ARGUMENT]...", short: "Write a request for several people to sign", min: 1, max: -1,
+		use: "request-make ACTION [ARGUMENT]...", short: "Write a request for several people to sign", min: 1, max: -1, keyless: true,
 		roles: []config.Role{config.Requester, config.Operator},
 		long: `Write a request, to be signed by several people. Nothing is changed by it. ACTION and what follows it:
 

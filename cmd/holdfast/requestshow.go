@@ -83,7 +83,7 @@ const (
 
 func verbRequestShow() *verb {
 	return &verb{
-		use: "request-show FILE [--signature FILE]...", short: "Say in plain words what a request asks for, and who has signed it", min: 1, max: 1,
+		use: "request-show FILE [--signature FILE]...", short: "Say in plain words what a request asks for, and who has signed it", min: 1, max: 1, keyless: true,
 		long: `Say in plain words what FILE, a request, asks for. With signatures beside it (FILE*.sig, or those that
 --signature names), say which key made each. Where a vault is at hand and is the one that is meant, also say whose
 keys these are among the people in force, how many more have to sign, the names of snapshots, and what of a policy

@@ -28,7 +28,7 @@ const (
 
 func verbRequestSubmit() *verb {
 	return &verb{
-		use: "request-submit FILE [--signature FILE]...", short: "Bring a request that enough people signed", min: 1, max: 1, access: writeAccess,
+		use: "request-submit FILE [--signature FILE]...", short: "Bring a request that enough people signed", min: 1, max: 1, access: writeAccess, keyless: true,
 		roles: []config.Role{config.Requester, config.Approver, config.Operator},
 		long: `Bring FILE, a request made by "holdfast request make", with the signatures of enough people. Without
 --signature they are the files beside it whose names begin with its own and end in .sig: request.json.sig,

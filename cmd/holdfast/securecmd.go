@@ -15,7 +15,7 @@ import (
 
 func verbSecure() *verb {
 	return &verb{
-		use: "secure --reason TEXT", short: "The panic switch: nothing is forgotten until a quorum says otherwise", access: writeAccess,
+		use: "secure --reason TEXT", short: "The panic switch: nothing is forgotten until a quorum says otherwise", access: writeAccess, keyless: true,
 		roles: []config.Role{config.Operator},
 		long: `Press the panic switch, at once and by anybody who may run commands: when an account was taken over, when
 something is being deleted that should not be, when nobody understands what is going on.
@@ -45,7 +45,7 @@ while it lasts, and nothing else. It ends by a request to resume, which people s
 
 func verbSecureShow() *verb {
 	return &verb{
-		use: "secure-show", short: "Say whether the panic switch is on, since when, and how it is undone",
+		use: "secure-show", short: "Say whether the panic switch is on, since when, and how it is undone", keyless: true,
 		roles: []config.Role{config.Operator, config.Auditor},
 		flags: jsonFlag,
 		run:   func(_ context.Context, c *call) error { return showSecured(c) },

@@ -32,9 +32,11 @@ type verb struct {
 	lookAnyway       bool // if the vault cannot be opened for writing, it is opened for reading
 	// looks says of flags that with them it only reads, beside any other process, whatever access says.
 	looks func(*pflag.FlagSet) bool
-	door  bool          // offered to users at the door, not only to the local command line
-	roles []config.Role // of users at the door to whom it is offered besides
-	flags func(*pflag.FlagSet)
+	// keyless verbs run without the unlock key where it is not at hand: what stops things must not wait for a key.
+	keyless bool
+	door    bool          // offered to users at the door, not only to the local command line
+	roles   []config.Role // of users at the door to whom it is offered besides
+	flags   func(*pflag.FlagSet)
 	// prepare runs where the user is, before the arguments travel: it makes paths absolute, and reads small files of the
 	// user's. It gives the arguments that travel.
 	prepare func(fs *pflag.FlagSet, args []string) ([]string, error)
