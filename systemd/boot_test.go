@@ -39,7 +39,7 @@ func TestUnitsRunUnderARealSystemd(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	for script, heading := range map[string]string{"move.sh": "### Moving a vault under a keeper", "make.sh": "### Making the vault"} {
+	for script, heading := range map[string]string{"move.sh": "### Moving a vault under a keeper", "make.sh": "### Making the vault", "place.sh": "## The disk is full of locked packs"} {
 		if err := os.WriteFile(filepath.Join(scratch, script), []byte("set -eux\n"+commands(t, heading)), 0o755); err != nil {
 			t.Fatal(err)
 		}
@@ -54,7 +54,7 @@ func TestUnitsRunUnderARealSystemd(t *testing.T) {
 	if journal, err := os.ReadFile(filepath.Join(scratch, "journal")); err == nil {
 		t.Logf("journal:\n%s", journal)
 	}
-	for _, who := range []string{"alone", "daemon", "keeper", "new-daemon", "new-keeper"} {
+	for _, who := range []string{"alone", "daemon", "keeper", "new-daemon", "new-keeper", "place-daemon", "place-keeper"} {
 		user, capabilities, interfaces := "holdfast", "0000000000000000", ".*"
 		if strings.HasSuffix(who, "keeper") {
 			user, capabilities, interfaces = "holdfast-keeper", "0000000000000200", "lo "
@@ -64,7 +64,7 @@ func TestUnitsRunUnderARealSystemd(t *testing.T) {
 			"has not its capabilities alone":      `capabilities: ` + capabilities + ` $`,
 			"could gain privileges":               `no new privileges: 1$`,
 			"has its calls not filtered":          `seccomp: 2$`,
-			"sees this machine's files":           `root: (dev |etc |proc |root |run |sys |tmp |usr |var )+$`,
+			"sees this machine's files":           `root: (dev |etc |proc |root |run |srv |sys |tmp |usr |var )+$`,
 			"sees more of /etc than is said":      `etc: ((holdfast|hosts|localtime|nsswitch\.conf|passwd|resolv\.conf) )+$`,
 			"has a shell":                         `shell: ls: cannot access`,
 			"has a network, or none and needs it": `interfaces: ` + interfaces + `$`,
@@ -104,6 +104,14 @@ func TestUnitsRunUnderARealSystemd(t *testing.T) {
 		"the new vault cannot be listed":           `new-snapshots: 0$`,
 		"the new vault cannot be checked":          `new-check: 0$`,
 		"the recovery identity is not there":       `recovery: 600 \d\d+$`,
+
+		"the vault does not go on on a second disk": `place: 0$`,
+		"the second place is not protected":         `place-keeper status: Keeping vault [0-9a-f]{32}: \d+ records, protection: immutable flag$`,
+		"nothing can be pulled into it":             `place-pull: 0$`,
+		"nothing comes back from both":              `place-restore: 0$`,
+		"the vault in two places cannot be checked": `place-check: 0$`,
+		"new packs do not go there":                 `place packs: [1-9]\d*$`,
+		"the daemon may write there":                `place mount: ro$`,
 	} {
 		if !regexp.MustCompile(`(?m)^` + want).MatchString(report) {
 			t.Errorf("%s: no %s", harm, want)

@@ -94,6 +94,7 @@ func TestADiskFullOfLockedPacksGoesOnInASecondPlace(t *testing.T) {
 	if code, out := s.asKeeper(add...); code != exitFailed || !strings.Contains(out, "stop the keeper first") {
 		t.Errorf("beside the keeper: exit %d %s", code, out)
 	}
+	stale := s.daemon()
 	must(t, ended(k.stop()))
 	if err := s.as(daemonUID, append([]string{filepath.Join(s.bin, "holdfast-keeper")}, add...)...); err == nil {
 		t.Error("the daemon's user added a place")
@@ -107,6 +108,11 @@ func TestADiskFullOfLockedPacksGoesOnInASecondPlace(t *testing.T) {
 		t.Fatalf("exit %d %s (free: %s)", code, out, free)
 	}
 	k = s.keeper()
+	// A daemon from before knows one place; in the other packs would seem to be missing to it.
+	if code, out := s.holdfast("pull", "web1"); code == exitDone || code == exitDamage || !strings.Contains(out, "start it anew") {
+		t.Errorf("a daemon that does not know the place: exit %d %s", code, out)
+	}
+	must(t, ended(stale.stop()))
 	s.must("pull", "web1")
 	s.whole("second")
 	after := sums(t, s.vault)

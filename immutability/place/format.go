@@ -132,7 +132,7 @@ func (l List) check() error {
 func checkPath(p string) error {
 	switch {
 	case !filepath.IsAbs(p) || filepath.Clean(p) != p || p == "/":
-		return fmt.Errorf("%q is not an absolute path without . and ..", p)
+		return fmt.Errorf("%q is no absolute path in its only spelling", p)
 	case len(p) > pathMax || !utf8.ValidString(p) || strings.ContainsFunc(p, unicode.IsControl):
 		return fmt.Errorf("%q: a path of at most %d bytes of UTF-8 without control characters is wanted", p, pathMax)
 	}

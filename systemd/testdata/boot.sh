@@ -58,6 +58,7 @@ inner) # as the first process: a root of our own, and systemd in it
 	;;
 install) # what an operator does
 	export HOME=/root PATH=/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
+	rm -rf /etc/holdfast # in our copy: this machine may have a vault of its own
 	install -m 0755 "$scratch/holdfast" "$scratch/holdfast-keeper" /usr/local/bin/
 	mkdir -p /usr/local/lib/systemd/system
 	install -m 0644 "$scratch/systemd/holdfast.service" "$scratch/systemd/holdfast-keeper.service" /usr/local/lib/systemd/system/
@@ -181,6 +182,18 @@ witness) # beside them: what an operator does and sees
 	echo "make: $?"
 	together new-
 	stat -c 'recovery: %a %s' /media/usb/recovery.key
+
+	# It goes on on a second disk, by those commands.
+	truncate -s 256M "$scratch/image2"
+	mkfs.ext4 -q -F "$scratch/image2"
+	mkdir -p /srv/disk2
+	mount -o loop "$scratch/image2" /srv/disk2
+	bash "$scratch/place.sh"
+	echo "place: $?"
+	head -c 3000000 /dev/urandom > "$scratch/source/more"
+	together place-
+	echo "place packs: $(ls /srv/disk2/holdfast/packs | wc -l)"
+	echo "place mount: $(findmnt -N "$(systemctl show -P MainPID holdfast)" -n -o OPTIONS -T /srv/disk2/holdfast | cut -d, -f1)"
 	systemctl stop holdfast holdfast-keeper
 	;;
 esac
