@@ -65,6 +65,7 @@ type Config struct {
 	AcceptWeaker bool
 	Bandwidth    Timetable // of all sources together
 	Memory       int64     // bytes that a pull may use; 0: DefaultMemory
+	PruneDaily   bool      // the daemon prunes once a day by itself; else nothing is removed unless somebody says so
 	Metrics      Metrics
 	Witnesses    Witnesses
 	People       People // proposed; without a keeper only

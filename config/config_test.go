@@ -287,7 +287,12 @@ func TestWrongLineOfATimetableIsShownInItsPlace(t *testing.T) {
 	if c, err := Parse("x.yaml", []byte("bandwidth: 20 MB/s\n")); err != nil || !slices.Equal(c.Bandwidth.Lines, []string{"20 MB/s"}) {
 		t.Errorf("a single line: %+v %v", c, err)
 	}
-	for _, bad := range []string{"bandwidth: {a: b}\n", "bandwidth: [[a]]\n", "memory: 1MiB\n", "memory: 2TiB\n", "memory: [1GiB]\n", "bandwidth:\n"} {
+	for text, daily := range map[string]bool{"prune: daily\n": true, "prune: never\n": false, "memory: 1GiB\n": false} {
+		if c, err := Parse("x.yaml", []byte(text)); err != nil || c.PruneDaily != daily {
+			t.Errorf("%q: %+v %v", text, c.PruneDaily, err)
+		}
+	}
+	for _, bad := range []string{"bandwidth: {a: b}\n", "bandwidth: [[a]]\n", "memory: 1MiB\n", "memory: 2TiB\n", "memory: [1GiB]\n", "prune: weekly\n", "prune: [daily]\n", "bandwidth:\n"} {
 		if _, err := Parse("x.yaml", []byte(bad)); err == nil {
 			t.Errorf("%q was taken", bad)
 		}

@@ -27,6 +27,7 @@ type rawConfig struct {
 	Weaker    value        `yaml:"accept_weaker_protection"`
 	Bandwidth rawLines     `yaml:"bandwidth"`
 	Memory    value        `yaml:"memory"`
+	Prune     value        `yaml:"prune"`
 	Metrics   rawMetrics   `yaml:"metrics"`
 	Witnesses rawWitnesses `yaml:"witnesses"`
 	People    rawPeople    `yaml:"people"`

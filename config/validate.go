@@ -79,6 +79,7 @@ func parseMain(file string, data []byte) (*reader, error) {
 	r.config.AcceptWeaker = r.choice(p, raw.Weaker, []string{"true", "false"}, "false") == "true"
 	r.config.Bandwidth = r.timetable(p, raw.Bandwidth)
 	r.config.Memory = r.memory(p, raw.Memory)
+	r.config.PruneDaily = r.choice(p, raw.Prune, []string{"never", "daily"}, "never") == "daily"
 	r.config.Metrics.Listen = r.address(p, raw.Metrics.Listen)
 	r.witnesses(p, raw.Witnesses)
 	r.people(p, raw.People, raw.Keeper)

@@ -78,6 +78,8 @@ type VaultState struct {
 	Packs        uint64    // sealed and not removed
 	PackBytes    uint64
 	DeadBytes    uint64 // of these, what no current snapshot uses
+	Evacuable    uint64 // of these, what lies in packs that sessions leave
+	Prune        Prune
 	LogicalBytes uint64 // of all files of all snapshots, as if each were stored alone
 	UniqueBytes  uint64 // of all chunks held, before compression
 	StoredBytes  uint64 // of all chunks held, compressed and encrypted
@@ -210,6 +212,9 @@ func (c *collector) Describe(ch chan<- *prometheus.Desc) {
 	for _, s := range ofPeople {
 		ch <- s.desc
 	}
+	for _, s := range ofPrune {
+		ch <- s.desc
+	}
 	for _, s := range ofPlaces {
 		ch <- s.desc
 	}
@@ -324,6 +329,8 @@ func (p page) vault(v VaultState) {
 	p.put(packs, float64(v.Packs))
 	p.put(packBytes, float64(v.PackBytes))
 	p.put(deadBytes, float64(v.DeadBytes))
+	p.put(evacuableBytes, float64(v.Evacuable))
+	p.prune(v.Prune)
 	p.put(dedupRatio, ratio(v.LogicalBytes, v.UniqueBytes))
 	p.put(compression, ratio(v.UniqueBytes, v.StoredBytes))
 	p.promises(v.Promises)

@@ -67,7 +67,8 @@ func sample() fixed {
 			Promises: Promises{Holds: 3, Held: 2, Mode: "compliance", Hardens: noon.Add(72 * time.Hour), Refused: 1, Budgets: []Budget{
 				{"web1", 5_000_000_000, 6_000_000_000}, {"db1", 7, 0}, {"db1", 8, 0}, {"../../etc", 1, 1},
 			}},
-			Places: []Place{{Number: 1, Reachable: true, Free: 3_000_000_000, Total: 40_000_000_000}, {Number: 2}},
+			Places:    []Place{{Number: 1, Reachable: true, Free: 3_000_000_000, Total: 40_000_000_000}, {Number: 2}},
+			Evacuable: 1_000_000, Prune: Prune{Daily: true, LastRun: noon.Add(-3 * time.Hour), RemovedSnapshots: 5, RemovedPacks: 7, RemovedBytes: 900_000_000, MarkedSnapshots: 6, MarkedPacks: 8},
 			People: &People{
 				Count: 3, Threshold: 2, Pending: noon.Add(50 * time.Hour), NextDue: noon.Add(20 * time.Hour), Secured: noon.Add(-time.Hour),
 				Waiting: map[string]uint64{"delete": 2, "x\"} 1\n": 1}, Ended: map[RequestEnd]uint64{{"delete", "carried"}: 4, {"people", "vetoed"}: 1, {"bogus", "bogus"}: 7},
@@ -354,6 +355,7 @@ func TestAlertsOfWitnessesFireWhenTheyShould(t *testing.T) {
 
 func TestAlertsOfPlacesFireWhenTheyShould(t *testing.T) {
 	promtest.TestRules(t, "testdata/place_alerts.yml")
+	promtest.TestRules(t, "testdata/prune_alerts.yml")
 }
 
 func TestAlertsOfRequestsFireWhenTheyShould(t *testing.T) {

@@ -260,6 +260,9 @@ type PackUsage struct {
 	// DeadBytes is what these packs hold beyond what the newest snapshot of each source (and its newest complete one) uses:
 	// locks keep it, or a pack that is evacuated soon. Where it is not known yet what a snapshot uses, its packs count as used.
 	DeadBytes uint64
+	// Evacuable is the part of DeadBytes in packs of which less than half is used: it comes free once sessions have moved the
+	// rest out of them and the locks that name them have run.
+	Evacuable uint64
 }
 
 // PackUsage answers from memory, but for one small file for each source at the first call. It reads no pack.
@@ -305,6 +308,9 @@ func (v *Vault) PackUsage() (PackUsage, error) {
 			out.DeadBytes += p.bytes
 		default:
 			out.DeadBytes += p.dead()
+			if p.used < p.content/2 && p.dead() >= defaultRule.deadLeast {
+				out.Evacuable += p.dead()
+			}
 		}
 	}
 	return out, nil

@@ -26,6 +26,7 @@ type daemonState struct {
 	h          *host
 	log        *slog.Logger
 	protection *protection // nil for nobody tries
+	pruning    *pruning    // nil for nobody prunes
 	asker      *asker      // nil in the demonstration
 	clockGone  atomic.Bool // the clock could not be read the last time
 }
@@ -105,11 +106,14 @@ func (d *daemonState) Vault() metrics.VaultState {
 	for _, r := range d.h.v.Room() {
 		s.Places = append(s.Places, metrics.Place{Number: r.Number, Reachable: r.Away == nil, Free: uint64(max(r.Free, 0)), Total: uint64(max(r.Total, 0))})
 	}
+	if d.pruning != nil {
+		s.Prune = d.pruning.state()
+	}
 	for _, mode := range []ledger.Mode{ledger.Governance, ledger.Compliance} {
 		s.Locks[string(mode)] = metrics.Locks{}
 	}
 	if u, err := d.h.v.PackUsage(); err == nil {
-		s.Packs, s.PackBytes, s.DeadBytes = u.Packs, u.Bytes, u.DeadBytes
+		s.Packs, s.PackBytes, s.DeadBytes, s.Evacuable = u.Packs, u.Bytes, u.DeadBytes, u.Evacuable
 	} else {
 		d.log.Error("metrics: packs", "error", err)
 	}

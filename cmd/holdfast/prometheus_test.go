@@ -37,6 +37,7 @@ var promised = []string{
 	`holdfast_place_reachable{place="1"}`,
 	`holdfast_place_free_bytes{place="1"}`,
 	`holdfast_place_size_bytes{place="1"}`,
+	`holdfast_prune_daily`, `holdfast_evacuable_bytes`,
 	`holdfast_packs`,
 	`holdfast_pack_bytes`,
 	`holdfast_pinned_dead_bytes`,

@@ -52,6 +52,7 @@ type server struct {
 	socket string
 
 	protection *protection
+	pruning    *pruning
 	undone     string // why requests that are due could not be carried out the last time; watchClock's alone
 
 	mu        sync.Mutex
@@ -81,6 +82,8 @@ func (a *app) serve(ctx context.Context) (err error) {
 		return err
 	}
 	s.state.protection = s.protection
+	s.pruning = s.newPruning()
+	s.state.pruning = s.pruning
 	if s.state.asker, err = s.newAsker(); err != nil {
 		return err
 	}
@@ -145,6 +148,10 @@ func (s *server) run(ctx context.Context) error {
 	g.Go(func() error { return s.state.asker.run(ctx) })
 	g.Go(func() error {
 		s.protection.daily(ctx, s.log)
+		return nil
+	})
+	g.Go(func() error {
+		s.pruning.daily(ctx, s.prunes)
 		return nil
 	})
 	told := make(chan os.Signal, 1)
