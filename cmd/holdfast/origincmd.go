@@ -15,18 +15,23 @@ import (
 // originator begins another origin: a store of this process. A keeper is asked by its own user.
 type originator interface {
 	BeginOrigin(ctx context.Context, saved []byte, root, by, reason string) (ledger.Record, error)
+	BeginOriginSigned(ctx context.Context, request []byte, signatures [][]byte, root, by, reason string) (ledger.Record, error)
 }
 
 func verbOrigin() *verb {
 	return &verb{
-		use: "ledger-origin --root ROOT --by NAME --reason TEXT [SAVED]", short: "Let a ledger go on that is behind what it signed", max: 1, access: writeAccess,
+		use: "ledger-origin --root ROOT --by NAME --reason TEXT [SAVED | --request FILE [--signature FILE]...]", short: "Let a ledger go on that is behind what it signed", max: 1, access: writeAccess,
 		long: `Let a ledger go on that is behind what it signed: the machine was rolled back or an old copy of the
 vault was put back, and no newer copy exists. What the ledger had more is given up for good. A record
-names both heads, who decided (NAME) and why (TEXT), and that no quorum signed it. From then on
+names both heads, who decided (NAME) and why (TEXT), and who signed it. From then on
 checkpoints are signed under another name by the same key; witnesses are given the new verifier that
 is printed. ROOT is the root of the records that are here, as "holdfast ledger verify" shows it: type
 it, so that no other ledger is meant than the one you looked at. SAVED is a checkpoint saved elsewhere
 that shows what is lost, where no witness has shown it yet.
+
+Once people are in force (holdfast people show) it takes a request that enough of them signed, made by
+"holdfast request make origin", which says what is given up; its signatures are found as for "request
+submit". It does not wait: a ledger that is behind writes nothing down that could.
 
 First look for a newer copy of the directory ledger: putting it back gives nothing up. With a keeper
 this is: sudo -u holdfast-keeper holdfast-keeper origin.`,
@@ -35,6 +40,22 @@ this is: sudo -u holdfast-keeper holdfast-keeper origin.`,
 			fs.String("root", "", "the `ROOT` of the records that are here")
 			fs.String("by", "", "`NAME` of the person who decides")
 			fs.String("reason", "", "why, in a few words of `TEXT`")
+			fs.String("request", "", "`FILE` of a request that people in force signed")
+			fs.StringArray("signature", nil, "`FILE` of a signature (default every REQUEST*.sig)")
+		},
+		feed: func(fs *pflag.FlagSet, args []string) ([]byte, error) {
+			file, err := fs.GetString("request")
+			if err != nil || file == "" {
+				return nil, err
+			}
+			if len(args) > 0 {
+				return nil, usage("ledger origin: the request says itself which checkpoint shows what is lost; leave %q out", "SAVED")
+			}
+			stream, err := gatherRequest(fs, []string{file})
+			if err != nil {
+				return nil, err
+			}
+			return stream, fs.Set("request", "-")
 		},
 		prepare: func(_ *pflag.FlagSet, args []string) ([]string, error) {
 			if len(args) == 0 {
@@ -73,13 +94,25 @@ this is: sudo -u holdfast-keeper holdfast-keeper origin.`,
 			if !ok {
 				return usage("a keeper keeps this vault: ask it as its own user, sudo -u holdfast-keeper holdfast-keeper origin")
 			}
-			return beginOrigin(ctx, c, store, saved, root, by, reason)
+			if request, _ := c.flags.GetString("request"); request == "" {
+				r, err := store.BeginOrigin(ctx, saved, root, by, reason)
+				return tellOrigin(c, r, err)
+			}
+			stream, err := io.ReadAll(io.LimitReader(c.in, broughtMax+1))
+			if err != nil {
+				return fmt.Errorf("request: %w", err)
+			}
+			signed, signatures, err := splitRequest(stream)
+			if err != nil {
+				return err
+			}
+			r, err := store.BeginOriginSigned(ctx, signed, signatures, root, by, reason)
+			return tellOrigin(c, r, err)
 		},
 	}
 }
 
-func beginOrigin(ctx context.Context, c *call, store originator, saved []byte, root, by, reason string) error {
-	r, err := store.BeginOrigin(ctx, saved, root, by, reason)
+func tellOrigin(c *call, r ledger.Record, err error) error {
 	if err != nil {
 		return err
 	}

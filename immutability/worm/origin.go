@@ -18,7 +18,7 @@ import (
 func (s *Store) BeginOrigin(ctx context.Context, saved []byte, root, by, reason string) (ledger.Record, error) {
 	return s.beginOrigin(ctx, root, by, reason, func(now clock.Stamp) ([]string, error) {
 		if people, err := s.inForce(now); err == nil {
-			return nil, fmt.Errorf("another origin takes a request that %d people signed: holdfast request make origin, then give it here", people.Threshold)
+			return nil, fmt.Errorf("another origin takes a request that %d people signed: make it with holdfast request make origin, and give it with --request and --signature", people.Threshold)
 		}
 		return nil, s.lost(saved)
 	})
