@@ -143,6 +143,14 @@ func TestCommandsWorkThroughAKeeper(t *testing.T) {
 	s.pull(srv, "web1", src)
 	s.must("check", "--read-data")
 	s.must("prune")
+	tellsWhy := func() {
+		t.Helper()
+		s.run("explain", "web1@latest").says(t, exitDone, "It is kept, for 2 reasons", "never goes")
+		s.run("usage").says(t, exitDone, "web1", "the ledger", "in all")
+		s.run("prune", "--simulate", "40d", "--no-pulls").says(t, exitDone, "COMES BACK", "newest 1")
+		s.run("prune", "--dry-run").says(t, exitDone, "3 snapshots")
+	}
+	tellsWhy()
 	d.stop()
 	to := filepath.Join(t.TempDir(), "out")
 	s.must("restore", "web1@latest", "--to", to)
@@ -160,7 +168,9 @@ func TestCommandsWorkThroughAKeeper(t *testing.T) {
 	if r := s.run(append([]string{"--config", filepath.Join(s.dir, "without.yaml")}, pullArgs(srv, "web1", src)...)...); r.code != exitFailed || !strings.Contains(r.err, "keeper:") {
 		t.Errorf("a pull past the keeper: %d %s", r.code, r.err)
 	}
+	tellsWhy()
 	s.stopKeeper()
+	tellsWhy() // nothing of that is asked of the keeper
 	if r := s.run("check"); r.code != exitFailed || !strings.Contains(r.out, "Checked") {
 		t.Errorf("check without the keeper: %d %s%s", r.code, r.out, r.err)
 	}
