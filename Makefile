@@ -58,7 +58,7 @@ install: build
 # First those packages whose long loops have nothing concurrent in them and are thinned under the race detector.
 # Then what the race detector would distort, since it allocates for itself, or take minutes over.
 COUNTED := PullTurnsOver|PacksGrowWithoutEnd|DecodesBlocksAgain|NamedWrongAfterEvacuation|CutAtEveryOperation|FailureWedges
-WITHOUT_RACE := ./vault/chunk ./vault/pack ./immutability/ledger ./immutability/worm
+WITHOUT_RACE := ./vault/chunk ./vault/pack ./immutability/ledger ./immutability/worm ./immutability/move
 
 test: tools check
 	@[ "$$(id -u)" -eq 0 ] || echo "not root: what needs other users, mounts, loop devices or file flags is left out (go test -v names each); as root nothing is"

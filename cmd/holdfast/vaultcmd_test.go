@@ -58,6 +58,54 @@ func TestVaultMovesWithAllItsPromises(t *testing.T) {
 	s.run("vault", "retire", to).told(t, exitFailed, "bears no mark")
 }
 
+// A vault with a second place moves with that staying where it is, and from there into one directory; the place is given up
+// only once nothing is in it alone.
+func TestVaultWithPlacesMoves(t *testing.T) {
+	s, srv, src := pulledSite(t)
+	far := filepath.Join(s.dir, "far")
+	if err := os.Mkdir(far, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	s.must("vault", "place", "add", far)
+	writeTree(t, filepath.Join(src, "more"), 78, 20, 0)
+	s.pull(srv, "web1", src)
+	packs := func(dir string) int {
+		t.Helper()
+		all, err := filepath.Glob(filepath.Join(dir, "packs", "*.pack"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return len(all)
+	}
+	before, there := s.promises(), packs(far)
+	if there == 0 {
+		t.Fatal("nothing lies in the second place")
+	}
+	first := s.vault
+	for i, x := range []struct {
+		flags []string
+		stay  int // packs in the second place that the vault still has
+	}{{nil, there}, {[]string{"--collect"}, 0}} {
+		old, to := s.vault, filepath.Join(s.dir, fmt.Sprint("larger", i))
+		s.must(append([]string{"vault", "move", to}, x.flags...)...)
+		s.vault = to
+		s.env = append(s.env, "HOLDFAST_VAULT="+to)
+		if after := s.promises(); after != before {
+			t.Errorf("it was\n%s\nand is\n%s", before, after)
+		}
+		s.must("check", "--read-data")
+		if n := packs(to); n != packs(first)+there-x.stay || packs(far) != there {
+			t.Errorf("%d packs in the new directory, %d in the second place", n, packs(far))
+		}
+		s.must("vault", "retire", old)
+	}
+	if err := os.RemoveAll(far); err != nil {
+		t.Fatal(err)
+	}
+	s.must("check", "--read-data")
+	s.pull(srv, "web1", src)
+}
+
 // promises is what the vault says of its snapshots. The end of a lock is worked out from clocks that go on, to the second.
 func (s *site) promises() string {
 	s.t.Helper()

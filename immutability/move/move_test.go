@@ -427,7 +427,7 @@ func every(n int64) int64 {
 	case os.Getenv("HOLDFAST_SWEEP") == "full":
 		return 1
 	case raceEnabled || testing.Short():
-		return n * 8
+		return n * 16
 	}
 	return n
 }
