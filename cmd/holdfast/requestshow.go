@@ -94,11 +94,7 @@ would change. Nothing is changed by it. Through the door: cat FILE FILE.*.sig | 
 		},
 		roles: []config.Role{config.Requester, config.Approver, config.Operator, config.Auditor},
 		run: func(ctx context.Context, c *call) error {
-			raw, err := io.ReadAll(io.LimitReader(c.in, showMax))
-			if err != nil {
-				return err
-			}
-			b, err := readBrought(raw)
+			b, err := c.brought()
 			if err != nil {
 				return err
 			}
@@ -109,6 +105,15 @@ would change. Nothing is changed by it. Through the door: cat FILE FILE.*.sig | 
 			return c.writeShown(s, known)
 		},
 	}
+}
+
+// brought is the request that comes as the input of a command.
+func (c *call) brought() (brought, error) {
+	raw, err := io.ReadAll(io.LimitReader(c.in, showMax))
+	if err != nil {
+		return brought{}, err
+	}
+	return readBrought(raw)
 }
 
 // readBrought reads what the command line hands over, or at the door a request with the signatures behind it.

@@ -8,6 +8,7 @@ import (
 	"crypto/sha512"
 	"encoding/binary"
 	"encoding/json"
+	"encoding/pem"
 	"fmt"
 	"os"
 	"regexp"
@@ -286,4 +287,49 @@ func (c *crypt) daysOn(line string, days int) string {
 		c.must(err)
 		return at.Add(time.Duration(days) * 24 * time.Hour).Format(`"wall":"2006-01-02T15:04:05Z"`)
 	})
+}
+
+// TestOneManGivesUpWhatALedgerLost: where people are in force, a vault that was rolled back goes on only as they signed, and
+// who checks it from outside finds what they signed.
+func TestOneManGivesUpWhatALedgerLost(t *testing.T) {
+	c := makeCrypt(t)
+	inside := func(args ...string) (code int, text string) {
+		var out bytes.Buffer
+		env := map[string]string{"HOLDFAST_VAULT": c.older, "HOLDFAST_UNLOCK_KEY": c.identity, "HOME": c.home, "XDG_CONFIG_HOME": c.home, "PATH": os.Getenv("PATH")}
+		code = run(t.Context(), &app{in: strings.NewReader(""), out: &out, err: &out, clock: c.clock, env: func(name string) string { return env[name] }}, args)
+		return code, out.String()
+	}
+	must := func(want int, says string, args ...string) string {
+		t.Helper()
+		code, text := inside(args...)
+		if code != want || !strings.Contains(text, says) {
+			t.Fatalf("%q: %d, %s; want %d and %q", args, code, text, want, says)
+		}
+		return text
+	}
+	refused := must(exitFailed, "takes a request", "ledger", "origin", "--root", "AAAA", "--by", "ann", "--reason", "r", c.saved)
+	if again := must(exitFailed, "takes a request", "ledger", "origin", "--root", "AAAA", "--by", "ann", "--reason", "r"); again != refused {
+		t.Errorf("%s, then %s", refused, again)
+	}
+	file := c.home + "/origin.json"
+	must(exitDone, "", "request", "make", "origin", c.saved, "--reason", "the disk was put back", "-o", file)
+	text, err := os.ReadFile(file)
+	c.must(err)
+	r, err := quorum.Parse(text)
+	c.must(err)
+	begin := []string{"ledger", "origin", "--root", r.Root, "--by", "ann", "--reason", "the disk was put back"}
+	anna, bert, _ := electors(t)
+	sign := func(e elector) {
+		t.Helper()
+		c.must(os.WriteFile(file+"."+e.Name+".sig", pem.EncodeToMemory(&pem.Block{Type: "SSH SIGNATURE", Bytes: e.sign(t, text)}), 0o600))
+	}
+	sign(anna)
+	must(exitFailed, "1 of 3 people signed", append(begin, "--request", file)...)
+	sign(bert)
+	must(exitDone, "Enough people signed it", "request", "show", file)
+	must(exitUsage, "leave \"SAVED\" out", append(begin, "--request", file, c.saved)...)
+	must(exitDone, "begins another origin", append(begin, "--request", file)...)
+	if r := runFsck(t, c.older, "--verifier", c.verifier, "--read-data"); r.code != exitDone {
+		t.Errorf("%d: %s%s", r.code, r.out, r.err)
+	}
 }

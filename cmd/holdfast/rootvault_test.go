@@ -69,6 +69,7 @@ type crypt struct {
 	witnessKey string
 	signer     *witness.Signer
 	kept       []string // IDs of the snapshots that remain, oldest first
+	clock      *clock.Manual
 }
 
 // makeCrypt makes it, under a clock of its own that runs ahead into the future: no vault begins before its program.
@@ -78,6 +79,7 @@ func makeCrypt(t testing.TB) *crypt {
 	c := &crypt{t: t, home: home, dir: filepath.Join(home, "vault"), older: filepath.Join(home, "older"), fork: filepath.Join(home, "fork"),
 		other: filepath.Join(home, "other"), witness: filepath.Join(home, "witness")}
 	at := clock.NewManual(time.Now().Truncate(time.Second))
+	c.clock = at
 	ids := [2]*keys.Identity{}
 	var recipients []string
 	for i := range ids {

@@ -18,6 +18,10 @@ import (
 func (s *Store) BeginOrigin(ctx context.Context, saved []byte, root, by, reason string) (ledger.Record, error) {
 	return s.beginOrigin(ctx, root, by, reason, func(now clock.Stamp) ([]string, error) {
 		if people, err := s.inForce(now); err == nil {
+			// What is lost is remembered all the same: nothing is written from here on, and the root that people sign stays.
+			if err := s.lost(saved); err != nil {
+				return nil, err
+			}
 			return nil, fmt.Errorf("another origin takes a request that %d people signed: make it with holdfast request make origin, and give it with --request and --signature", people.Threshold)
 		}
 		return nil, s.lost(saved)
