@@ -134,7 +134,7 @@ func TestAPlaceIsAddedWholeOrNotAtAll(t *testing.T) {
 					break
 				}
 				what := fmt.Sprintf("guard %v, %v at operation %d", guard, fault, k)
-				for seed := range int64(8) {
+				for seed := range int64(4) {
 					loss := []crashdisk.Loss{crashdisk.LoseUnsynced, crashdisk.KeepAll, crashdisk.Random}[min(seed, 2)]
 					f, a := first.Restart(loss, seed), at.Restart(loss, seed+50)
 					crashdisk.Together(f, a)

@@ -20,6 +20,7 @@ import (
 //	keeper/clock              state of the clock
 //	keeper/lock               who has the vault open for writing: see Lock
 //	incoming/                 packs that grow, manifests on their way
+//	places                    the list of further directories with packs/ and incoming/ of their own, if there are any
 //	moving, moved             in the way of every writer: the vault moves in here, or has moved out
 //
 // On a guarded disk directories are 0750, but for keeper/, and sealed files 0440: a group may read. Otherwise directories
@@ -32,6 +33,7 @@ const (
 	ledgerDir    = "ledger"
 	keeperDir    = "keeper"
 	incomingDir  = "incoming"
+	placesFile   = "places" // of immutability/place, which whoever opens the disk has read
 	signerFile   = "keeper/log.key"
 	clockFile    = "keeper/clock"
 

@@ -59,7 +59,7 @@ func (s *Store) recover() error {
 
 // sweepTemporary removes what durable's verbs left when they were cut. Failing is harmless.
 func (s *Store) sweepTemporary() {
-	for _, name := range []string{identityFile, keyringFile, signerFile, clockFile} {
+	for _, name := range []string{identityFile, keyringFile, signerFile, clockFile, placesFile} {
 		_ = s.disk.Remove(name + tmpSuffix)
 	}
 	for _, dir := range []string{ledgerDir, incomingDir} {
