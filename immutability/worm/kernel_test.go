@@ -150,8 +150,11 @@ func TestRealKernelKeepsTheGuardedVault(t *testing.T) {
 			if k.lost == 0 {
 				t.Errorf("in %d cuts nothing unsynced was lost: this proves nothing", k.cuts)
 			}
-			t.Logf("%d cuts, %d of them while a vault was made or opened; %d files lost bytes that nobody had synced; %d snapshots and %d packs kept in the last of %d vaults",
-				k.cuts, k.early, k.lost, len(k.m.snapshots), len(k.m.packs), k.vaults)
+			if k.cuts >= vaultLives && (k.marked == 0 || k.removed == 0) {
+				t.Errorf("in %d cuts %d were marked and %d removed: this proves nothing", k.cuts, k.marked, k.removed)
+			}
+			t.Logf("%d cuts, %d of them while a vault was made or opened; %d files lost bytes that nobody had synced; %d snapshots and packs marked, %d snapshots removed; %d snapshots and %d packs kept in the last of %d vaults",
+				k.cuts, k.early, k.lost, k.marked, k.removed, len(k.m.snapshots), len(k.m.packs), k.vaults)
 		})
 	}
 }
@@ -165,6 +168,7 @@ type cutting struct {
 	src  *clock.Manual
 
 	cuts, early, lost, vaults, sessions int
+	marked, removed                     int // snapshots and packs that were marked, snapshots that were removed
 	// grew is a pack whose bytes nobody synced before the last cut, 0 for none.
 	grew uint32
 }
@@ -274,13 +278,16 @@ func (k *cutting) step(s *Store) error {
 		if packs := s.Packs(); len(packs) > 0 && k.rng.IntN(2) == 0 {
 			s.ClaimOne("s", packs[k.rng.IntN(len(packs))].Number)
 		}
-		_, _, err := s.Condemn(ctx)
+		snapshots, packs, err := s.Condemn(ctx)
+		k.marked += snapshots + packs
 		return err
 	case choice == 7:
 		k.src.Advance(condemnedFor + 2*time.Second)
+		defer k.counts(len(k.m.gone))
 		return k.m.removing(s, k.src, s.Sweep)
 	case choice == 8:
 		k.src.Advance(30 * time.Hour)
+		defer k.counts(len(k.m.gone))
 		return k.m.prune(s, k.src)
 	}
 	ring := make([]byte, 1+k.rng.IntN(keyringMax/2)) // large ones fill segments
@@ -289,6 +296,9 @@ func (k *cutting) step(s *Store) error {
 	}
 	return k.m.rekey(s, string(ring))
 }
+
+// counts adds what was removed since.
+func (k *cutting) counts(before int) { k.removed += len(k.m.gone) - before }
 
 // pull is a session of one to three packs.
 func (k *cutting) pull(s *Store) error {
@@ -341,7 +351,7 @@ func (k *cutting) proven(d *durable.Dir) error {
 		k.grew = 0
 	}
 	k.sessions++
-	err = errors.Join(k.m.holds(s), k.m.goesOn(s, k.sessions, 1), k.m.holds(s), s.Close())
+	err = errors.Join(k.m.holds(s), k.m.goesOn(s, k.sessions, 1), k.m.holds(s), s.Close(), independently(d))
 	for id := range k.m.gone {
 		// Removed for good, and told so: nothing is owed to it any more but to stay away, which holds has seen.
 		if len(k.m.gone) > 50 {
