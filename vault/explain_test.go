@@ -286,8 +286,11 @@ func (w *told) quiet() {
 	w.exactly()
 	w.prune() // what is young or stale of the marks is set right by one prune, and within a day by no other
 	w.clock.Advance(foreseenEvery)
-	const days = 30
-	f, err := w.v.Foresee(w.t.Context(), ForeseeOptions{For: days * foreseenEvery, NoPulls: true})
+	days := 30
+	if raceEnabled {
+		days = 8
+	}
+	f, err := w.v.Foresee(w.t.Context(), ForeseeOptions{For: time.Duration(days) * foreseenEvery, NoPulls: true})
 	w.must(err)
 	for day := range days + 1 {
 		var want ForeseenPrune
@@ -362,12 +365,16 @@ func (w *told) exactly() {
 // what is said to come free with a snapshot that goes alone does; and once nothing new happens, what was foreseen happens, on
 // the day and to the byte.
 func TestExplainSaysOtherThanPruneDoes(t *testing.T) {
+	most := 40
+	if raceEnabled {
+		most = 8
+	}
 	rapid.Check(t, func(rt *rapid.T) {
 		w := newTold(rt)
 		if w.draw("rules", 4) > 0 {
 			w.adopt()
 		}
-		for range 4 + w.draw("steps", 40) {
+		for range 4 + w.draw("steps", most) {
 			w.step()
 			w.look()
 		}

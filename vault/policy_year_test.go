@@ -285,7 +285,7 @@ func yearDays(t testing.TB) (days, every int) {
 	text := os.Getenv("HOLDFAST_YEARS")
 	if text == "" {
 		if raceEnabled {
-			return 20, 1
+			return 16, 1
 		}
 		return 70, 1
 	}

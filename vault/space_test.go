@@ -76,8 +76,8 @@ func TestUsageDoesNotAddUp(t *testing.T) {
 		t.Fatal(err)
 	}
 	c := newSource(3)
-	for i := range 8 {
-		c.write("f"+string(rune('0'+i)), 1<<20)
+	for i := range 4 {
+		c.write("f"+string(rune('0'+i)), 1<<19)
 	}
 	if err := c.record(t.Context(), session, nil); err != nil {
 		t.Fatal(err)
@@ -86,7 +86,7 @@ func TestUsageDoesNotAddUp(t *testing.T) {
 	if err := session.Suspend(); err != nil {
 		t.Fatal(err)
 	}
-	if s := look("a session that was cut"); s.Unfinished["big"].Bytes < 2<<20 {
+	if s := look("a session that was cut"); s.Unfinished["big"].Bytes < 1<<19 {
 		t.Errorf("the session has %+v", s.Unfinished)
 	}
 	if err := durable.Replace(m.disk, "packs/00000999.pack", []byte("nobody's"), 0o600); err != nil {
@@ -107,7 +107,7 @@ func TestUsageDoesNotAddUp(t *testing.T) {
 	}
 	m.clock.Advance(15 * 24 * time.Hour)
 	m.reopen(t)
-	if s := look("abandoned"); s.Nobody.Bytes < 2<<20 || len(s.Unfinished) > 0 {
+	if s := look("abandoned"); s.Nobody.Bytes < 1<<19 || len(s.Unfinished) > 0 {
 		t.Errorf("after 14 days: %+v", s)
 	}
 	pruneAll(t, m)

@@ -224,7 +224,7 @@ func (s *Store) PlaceOf(file string) Place {
 	return PlaceUnnamed
 }
 
-// sources gives the names of the sources of an inventory, sorted, those of which nothing is left included.
+// Sources gives the names of the sources of an inventory, sorted, those of which nothing is left included.
 func (inv *Inventory) Sources() []string {
 	names := map[string]bool{}
 	for i := range inv.Snapshots {
