@@ -69,7 +69,11 @@ func rhythm(inv *worm.Inventory, source string, place map[uint32]int, sealed map
 	}
 	slices.SortFunc(at, time.Time.Compare)
 	at = at[max(0, len(at)-usualPulls-1):]
-	if len(at) < 2 || len(here) == 0 {
+	if len(here) == 0 {
+		r.Why = "nothing of it is left"
+		return r
+	}
+	if len(at) < 2 {
 		r.Why = "it was pulled once, and nobody knows how often it will be"
 		return r
 	}
