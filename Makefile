@@ -167,7 +167,7 @@ power-cuts:
 
 # The same of the whole guarded vault, on ext4 and on XFS.
 keeper-cuts:
-	$(call sweep,RealKernel|OldWriters,./immutability/worm,HOLDFAST_LOOP_TEST=$(CUTS))
+	$(call sweep,RealKernel|OldWriters,./immutability/worm ./immutability/move,HOLDFAST_LOOP_TEST=$(CUTS))
 
 # Daemon and keeper under their own users, on ext4 and XFS, killed at moments of a pull.
 keeper-users:
