@@ -17,6 +17,7 @@ import (
 	"github.com/holdfast-vault/holdfast/immutability/durable"
 	"github.com/holdfast-vault/holdfast/immutability/keeper"
 	"github.com/holdfast-vault/holdfast/immutability/ledger"
+	"github.com/holdfast-vault/holdfast/immutability/quorum"
 	"github.com/holdfast-vault/holdfast/immutability/worm"
 	"github.com/holdfast-vault/holdfast/vault/keys"
 )
@@ -30,6 +31,10 @@ type InitOptions struct {
 	Recipients []string
 	// Policy is the lock policy to start with; the zero value is governance, 30 days, at most 400.
 	Policy ledger.Policy
+	// People are proposed once the vault is made, by PeopleFrom; a keeper proposes those of its own file. Whoever opens the vault
+	// proposes them again, so that it does not end Init if they could not be written.
+	People     quorum.People
+	PeopleFrom string
 	// Keeper is the socket of the keeper that makes the vault, in the directory that it was started with and within its own
 	// policy; empty where this process makes it.
 	Keeper string
@@ -103,6 +108,12 @@ func Init(ctx context.Context, dir, id string, o InitOptions) (verifier string, 
 	verifier, err = worm.Init(d, o.Clock, init)
 	if err != nil {
 		return "", err
+	}
+	if len(o.People.People) > 0 {
+		if s, err := worm.Open(d, o.Clock, worm.Options{}); err == nil {
+			_, _, _ = s.AdoptPeople(ctx, o.People, o.PeopleFrom)
+			_ = s.Close()
+		}
 	}
 	// Not needed: Begin makes it as well. But a vault shows from the first day where everything goes.
 	return verifier, durable.MkdirAll(d, "sessions", 0o700)

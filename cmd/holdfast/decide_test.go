@@ -225,3 +225,17 @@ func TestAnEditedConfigurationChoosesThePeople(t *testing.T) {
 	d.run("people", "show").says(t, exitDone, "2 of these 2 sign")
 	d.sees(t, "holdfast_people 2")
 }
+
+// TestPeopleBeginToCountAWeekTooLate: those whom the configuration names when the vault is made count 72 hours after that, not
+// after its first pull.
+func TestPeopleBeginToCountAWeekTooLate(t *testing.T) {
+	s := newSite(t)
+	_, anna := s.sshKey("anna")
+	_, bert := s.sshKey("bert")
+	s.write("holdfast.yaml", fmt.Sprintf("vault: %s\npeople: {threshold: 2, people: [{name: anna, keys: [%s]}, {name: bert, keys: [%s]}]}\n", s.vault, anna, bert))
+	s.must("init", "--recovery-out", filepath.Join(s.dir, "recovery.key"))
+	shown := decoded[peopleJSON](t, s.must("people", "show", "--json"))
+	if shown.InForce || len(shown.People) != 2 || shown.From == nil || !strings.HasSuffix(shown.By, "holdfast.yaml") {
+		t.Errorf("%+v", shown)
+	}
+}

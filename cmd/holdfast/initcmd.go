@@ -50,10 +50,11 @@ func (a *app) init(ctx context.Context, recoveryOut string) error {
 	if err != nil {
 		return err
 	}
-	policy, err := a.initialPolicy()
+	cfg, err := a.config()
 	if err != nil {
 		return err
 	}
+	policy := initialPolicy(cfg)
 	socket, _, err := a.keeper(dir)
 	if err != nil {
 		return err
@@ -96,6 +97,7 @@ func (a *app) init(ctx context.Context, recoveryOut string) error {
 	}
 	verifier, err := vault.Init(ctx, dir, id, vault.InitOptions{
 		Recipients: []string{unlock.Recipient(), recovery.Recipient()}, Policy: policy, Keeper: socket, Clock: a.clock,
+		People: peopleSaid(cfg), PeopleFrom: adopter(cfg),
 	})
 	if err != nil {
 		return errors.Join(err, os.Remove(unlockFile))
@@ -144,11 +146,8 @@ func (a *app) mayInit(dir string) error {
 	return nil
 }
 
-func (a *app) initialPolicy() (ledger.Policy, error) {
-	cfg, err := a.config()
-	if err != nil {
-		return ledger.Policy{}, err
-	}
+// initialPolicy is what the configuration says, which a new vault follows whole.
+func initialPolicy(cfg *config.Config) ledger.Policy {
 	p := vault.DefaultPolicy()
 	p.Mode = ledger.Mode(cfg.Lock.Mode)
 	p.DefaultSeconds = int64(cfg.Lock.For / time.Second)
@@ -161,7 +160,7 @@ func (a *app) initialPolicy() (ledger.Policy, error) {
 	p.BudgetBytes = cfg.Lock.Budget
 	p.Keep = keepRules(cfg.Keep)
 	p.MinSeconds = min(p.MinSeconds, p.DefaultSeconds)
-	return p, nil
+	return p
 }
 
 func (a *app) newUnlockFile(id string) (string, error) {
