@@ -115,9 +115,8 @@ func TestRecordOfANewerReleaseStopsPruneAlone(t *testing.T) {
 	addLine(t, d, fmt.Sprintf(`{"seq":%d,"kind":"oath","at":{"wall":"2026-07-01T03:04:12Z","running_s":7,"boot":"b"},"oath":{"snapshot":"x"}`, s.Ledger().Size()))
 	s = open(t, d, src)
 	src.Advance(3 * time.Hour) // running time that was counted before that line is not believed
-	rep, err := s.Prune(ctx, false)
-	must(t, err)
-	if len(rep.Snapshots)+len(rep.Packs) > 0 || !strings.Contains(rep.Decisions[0].Why, "newer release") {
+	rep := gone(t, s, src)
+	if len(rep.Snapshots)+len(rep.Packs)+len(s.Marked().Snapshots) > 0 || !strings.Contains(rep.Decisions[0].Why, "newer release") {
 		t.Errorf("%+v", rep)
 	}
 	commit(t, s, "web1", "s3", ledger.Lock{})
@@ -163,6 +162,11 @@ func TestNoScheduleEndsALockEarly(t *testing.T) {
 				for _, id := range rep.Snapshots {
 					if l := locks[id]; real-l.at < l.d {
 						rt.Fatalf("a lock of %v ended after %v", l.d, real-l.at)
+					}
+				}
+				for id := range s.Marked().Snapshots {
+					if l := locks[id]; real-l.at < l.d {
+						rt.Fatalf("a lock of %v had ended after %v, so that it was marked", l.d, real-l.at)
 					}
 				}
 			}
