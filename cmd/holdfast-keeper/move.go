@@ -54,6 +54,9 @@ func (e *estate) oldPlace(dir string) error {
 		return err
 	}
 	e.open = append(e.open, home)
+	if _, err := home.First.Stat("vault.json"); err != nil {
+		return fmt.Errorf("%q is not a vault: %w", dir, err)
+	}
 	lock, err := worm.Lock(home.First)
 	if errors.Is(err, durable.ErrLocked) {
 		return fmt.Errorf("%w; stop keeper and daemon first (systemctl stop holdfast holdfast-keeper)", err)

@@ -348,7 +348,12 @@ func (m *mover) finish(ctx context.Context, moved worm.Moved) error {
 	}
 	if !is {
 		m.r.Already = true
-		// It may be gone in the cache alone.
+		if m.guard != nil { // a cut between removing the mark and setting the flag again
+			if err := m.guardRoot(); err != nil {
+				return fmt.Errorf("the new place: %w", err)
+			}
+		}
+		// It may be gone in the cache alone, and so may the flag.
 		return m.o.New.SyncDir(".")
 	}
 	if err := list.measure(m.newAll); err != nil {
