@@ -345,7 +345,7 @@ func TestNoFaultBreaksWhatPeopleDecided(t *testing.T) {
 	for _, guard := range []bool{false, true} {
 		quiet, first := crashdisk.New(), newCivics(guard)
 		must(t, first.life(quiet, newClock(), quiet.Ops, false))
-		points, some := 0, newSlice(15)
+		points, some := 0, newSlice(30)
 		for op := first.began + 1; op <= quiet.Ops(); op++ {
 			for _, fault := range crashdisk.Faults() {
 				dead := fault == crashdisk.Crash || fault == crashdisk.CrashAfter || fault == crashdisk.Torn || fault == crashdisk.ReadOnly
@@ -383,7 +383,7 @@ func TestPeopleKilledAnywhere(t *testing.T) {
 	t.Parallel()
 	for _, guard := range []bool{false, true} {
 		c, inner, src := newCivics(guard), crashdisk.New(), newClock()
-		points, some := 0, newSlice(3)
+		points, some := 0, newSlice(6)
 		spy := &killpoint.Disk{GuardedDisk: inner, Before: func() {
 			if c.began == 0 {
 				return

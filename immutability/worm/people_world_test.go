@@ -11,6 +11,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -88,11 +89,11 @@ func ask(t testing.TB, s *Store, body any) quorum.Request {
 	return request(s, now, body)
 }
 
-var nonces int
+// nonces counts the requests of all tests, of which some run beside each other.
+var nonces atomic.Int64
 
 func request(s *Store, now clock.Stamp, body any) quorum.Request {
-	nonces++
-	nonce := sha256.Sum256(fmt.Appendf(nil, "nonce %d", nonces))
+	nonce := sha256.Sum256(fmt.Appendf(nil, "nonce %d", nonces.Add(1)))
 	a, raw, err := quorum.What(body)
 	if err != nil {
 		panic(err)
