@@ -120,8 +120,8 @@ func (rs *readings) leave(v *Vault, id string) {
 	}
 	r.turn.Lock()
 	defer r.turn.Unlock()
-	r.left = true
 	v.store.Release(r.session)
+	r.left = true
 }
 
 // renew says again what is being read.

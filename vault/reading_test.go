@@ -58,8 +58,15 @@ func TestAPruneTakesWhatIsBeingRestored(t *testing.T) {
 	if rep, err := v.Prune(t.Context(), false); err != nil || len(rep.Packs)+rep.MarkedPacks > 0 {
 		t.Errorf("the other one still reads, and %v went, or %d are marked: %v", rep.Packs, rep.MarkedPacks, err)
 	}
+	v.reads.mu.Lock()
+	r := v.reads.of[first.ID]
+	v.reads.mu.Unlock()
 	endTwin()
-	waitFor(t, func() bool { return v.readers(first.ID) == 0 })
+	waitFor(t, func() bool {
+		r.turn.Lock()
+		defer r.turn.Unlock()
+		return r.left
+	})
 	rep, err := w.prune(v)
 	if err != nil || len(rep.Packs) == 0 {
 		t.Errorf("nobody reads, and %v went: %v", rep.Packs, err)
