@@ -183,7 +183,7 @@ func (s *Store) Submit(ctx context.Context, request []byte, signatures [][]byte,
 // admitRequest says why a request is not taken, or whose signatures it carries. s.write is held.
 func (s *Store) admitRequest(request []byte, signatures [][]byte, r quorum.Request, now clock.Stamp) ([]quorum.Signed, error) {
 	if r.Action == quorum.ActionOrigin {
-		return nil, errors.New("another origin is begun at once and by whoever may run commands as the keeper's user: holdfast-keeper origin --request FILE --signature FILE...")
+		return nil, errors.New("another origin is begun at once and by whoever may run commands as the keeper's user: holdfast-keeper origin --request FILE --signature FILE, once for each of them")
 	}
 	if err := s.timely(request, r, now); err != nil {
 		return nil, err
