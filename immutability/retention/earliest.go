@@ -16,7 +16,8 @@ var latest = time.Date(9999, 1, 1, 0, 0, 0, 0, time.UTC)
 // as many as anybody likes from Now on, good and bad: each replaces what is newest at once, but takes a place of a rule
 // only once its own lock has run, which takes the shortest lock at least, and one span gives one place. So for each rule that
 // there may be the earliest time is known at which enough newer spans have one, and what all of them allow is the answer.
-// Holds that others get, and longer locks of theirs, only ever keep it for longer.
+// So does one that people let go and that somebody locks again. Holds that others get, and longer locks of theirs, only ever keep
+// it for longer.
 func (h History) earliest() []time.Time {
 	out := make([]time.Time, len(h.Snapshots))
 	for i := range out {
@@ -78,8 +79,8 @@ func (h History) push(out []time.Time, r rule, good bool, lock time.Duration, pl
 	spans := map[int64][]int{} // what lies in each, oldest first
 	for _, i := range places {
 		s := h.Snapshots[i]
-		// What cannot be read today may be read tomorrow, and be either.
-		if s.countable() && (s.good() == good || s.Unknown) {
+		// What cannot be read today may be read tomorrow, and be either. What people let go takes a place again if it is locked anew.
+		if (s.countable() || s.Released && s.Held == "" && !s.endless()) && (s.good() == good || s.Unknown) {
 			span := r.span(s.Committed)
 			spans[span] = append(spans[span], i)
 		}
@@ -102,14 +103,17 @@ func (h History) push(out []time.Time, r rule, good bool, lock time.Duration, pl
 		full := nth(taken, next, r.n)
 		var first time.Time // when the span's own has come, the first one
 		for n, i := range spans[span] {
-			if s := h.Snapshots[i]; !s.Unknown {
+			s, free := h.Snapshots[i], h.unlocked(i)
+			if s.Released {
+				free = later(free, h.Now.Add(lock))
+			} else if !s.Unknown {
 				leaves := full
 				if n > 0 && first.Before(leaves) {
 					leaves = first // an earlier one has the place
 				}
 				out[i] = later(out[i], leaves)
 			}
-			if free := h.unlocked(i); n == 0 || free.Before(first) {
+			if n == 0 || free.Before(first) {
 				first = free
 			}
 		}

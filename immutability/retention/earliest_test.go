@@ -78,11 +78,11 @@ func (w *world) live(t *rapid.T) {
 			s := &w.h.Snapshots[rapid.IntRange(0, len(w.h.Snapshots)-1).Draw(t, "which")]
 			switch rapid.IntRange(0, 2).Draw(t, "what") {
 			case 0:
-				s.Held = "it is held"
+				s.Held, s.Released = "it is held", false
 			case 1:
 				s.Unknown = !s.Unknown
-			case 2:
-				w.ends[s.ID] = later(w.ends[s.ID], w.h.Now.Add(w.lock))
+			case 2: // what people let go counts again from then on
+				w.ends[s.ID], s.Released = later(w.ends[s.ID], w.h.Now.Add(w.lock)), false
 				w.tick(w.h.Now)
 			}
 		}
@@ -145,6 +145,11 @@ func TestEarliestIsMet(t *testing.T) {
 		d := decided[rapid.IntRange(0, len(decided)-1).Draw(t, "which")]
 		if d.Never {
 			return
+		}
+		for i := range w.h.Snapshots {
+			if s := &w.h.Snapshots[i]; s.Released && s.ID != d.ID { // somebody locks it again
+				s.Released, w.ends[s.ID] = false, later(w.ends[s.ID], w.h.Now.Add(w.lock))
+			}
 		}
 		when := map[int64]time.Time{w.h.Now.Unix(): w.h.Now, d.Earliest.Unix() + 1: d.Earliest.Add(time.Second)}
 		for _, r := range w.least[d.Source].buckets() {
@@ -213,4 +218,23 @@ func TestNthOfTwo(t *testing.T) {
 			t.Fatalf("%d of %v, every %d: %s, should be %s", n, have, step, got, all[n-1])
 		}
 	})
+}
+
+// TestLockOfWhatPeopleLetGo: what people let go early takes no place of a rule, but anybody may lock it again, and then it does
+// once that lock has run. The earliest time of what lies beside it is no later than that.
+func TestLockOfWhatPeopleLetGo(t *testing.T) {
+	lock := time.Hour
+	h := History{Now: began, Keep: func(string) Keep { return Keep{Daily: 5} }}
+	h.Least = func(source string) (Keep, time.Duration) { return h.Keep(source), lock }
+	for i := range 3 {
+		h.Snapshots = append(h.Snapshots, Snapshot{ID: fmt.Sprint(i), Source: "a", Complete: true, Clean: true, Released: i == 0,
+			Committed: began.Add(time.Duration(i-300) * time.Minute)})
+	}
+	if d := Decide(h)[1]; d.Go || d.Earliest.After(began.Add(lock)) {
+		t.Errorf("%+v: not before %s, and another may have its place by %s", d.Reasons, d.Earliest, began.Add(lock))
+	}
+	h.Snapshots[0].Released, h.Now = false, began.Add(lock) // it was locked again, and that has run
+	if d := Decide(h)[1]; !d.Go {
+		t.Errorf("%+v", d)
+	}
 }
