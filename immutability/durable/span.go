@@ -65,9 +65,9 @@ var _ GuardedDisk = (*Span)(nil)
 // stage is a place with what changed in it.
 type stage struct {
 	Place
-	// changed counts, for each shared directory, what was done to it, synced up to where it is on the medium. What an earlier
-	// process left is the first change.
-	changed, synced map[string]uint64
+	// changed counts, for each shared directory, what was done to it, synced up to where it is on the medium, and busy is what
+	// is being done. What an earlier process left is the first change.
+	changed, synced, busy map[string]uint64
 }
 
 // NewSpan joins places, the first of which is number 1. It closes them with Close, and not where it fails.
@@ -80,7 +80,7 @@ func NewSpan(places []Place, o SpanOptions) (*Span, error) {
 		case p.Disk == nil && (i == 0 || !o.ReadOnly):
 			return nil, fmt.Errorf("%v: %w: %w", &p, ErrAway, p.Away)
 		}
-		st := &stage{Place: p, changed: map[string]uint64{}, synced: map[string]uint64{}}
+		st := &stage{Place: p, changed: map[string]uint64{}, synced: map[string]uint64{}, busy: map[string]uint64{}}
 		for _, dir := range []string{".", o.Sealed, o.Growing} {
 			st.changed[dir] = 1
 		}
@@ -263,13 +263,32 @@ func withContent(hits []hit) []hit {
 	return full
 }
 
-// touch notes that a directory of a place is about to change.
-func (s *Span) touch(p *stage, names ...string) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for _, name := range names {
-		p.changed[path.Dir(name)]++
+// change does something to the directories of names in a place. It counts when that is done: a sync that ran beside it may
+// not have seen it, and does not stand for the one that the caller asks for next.
+func (s *Span) change(p *stage, do func() error, names ...string) error {
+	dirs := make([]string, len(names))
+	for i, name := range names {
+		dirs[i] = path.Dir(name)
 	}
+	return p.named(s.changeDirs(p, do, dirs...))
+}
+
+// changeDirs is change with the directories themselves.
+func (s *Span) changeDirs(p *stage, do func() error, dirs ...string) error {
+	s.mu.Lock()
+	for _, dir := range dirs {
+		p.busy[dir]++
+	}
+	s.mu.Unlock()
+	defer func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		for _, dir := range dirs {
+			p.busy[dir]--
+			p.changed[dir]++
+		}
+	}()
+	return do()
 }
 
 // Create implements Opener.
@@ -286,9 +305,9 @@ func (s *Span) Create(name string, perm fs.FileMode) (File, error) {
 	if err != nil {
 		return nil, err
 	}
-	s.touch(p, name)
-	f, err := p.Disk.Create(name, perm)
-	return f, p.named(err)
+	var f File
+	err = s.change(p, func() (err error) { f, err = p.Disk.Create(name, perm); return err }, name)
+	return f, err
 }
 
 // begin picks the place of a new name: what is written beside a file in order to take its place lies where that is.
@@ -356,8 +375,7 @@ func (s *Span) move(op, oldname, newname string, do func(*stage) error) error {
 	case !slices.Contains(s.among(newname), h.p):
 		return &fs.PathError{Op: op, Path: newname, Err: fmt.Errorf("it cannot lie in %v: %w", &h.p.Place, fs.ErrInvalid)}
 	}
-	s.touch(h.p, oldname, newname)
-	return h.p.named(do(h.p))
+	return s.change(h.p, func() error { return do(h.p) }, oldname, newname)
 }
 
 // Remove implements Namer.
@@ -366,8 +384,7 @@ func (s *Span) Remove(name string) error {
 	if err != nil {
 		return err
 	}
-	s.touch(h.p, name)
-	return h.p.named(h.p.Disk.Remove(name))
+	return s.change(h.p, func() error { return h.p.Disk.Remove(name) }, name)
 }
 
 // Mkdir implements Namer. A shared directory is made where it is missing.
@@ -380,8 +397,7 @@ func (s *Span) Mkdir(name string, perm fs.FileMode) error {
 		if p.Disk == nil {
 			return p.away("mkdir", name)
 		}
-		s.touch(p, name)
-		err := p.Disk.Mkdir(name, perm)
+		err := s.changeDirs(p, func() error { return p.Disk.Mkdir(name, perm) }, path.Dir(name))
 		if err != nil && !errors.Is(err, fs.ErrExist) {
 			return p.named(err)
 		}
@@ -474,7 +490,7 @@ func (s *Span) SyncDir(name string) error {
 func (s *Span) syncPlace(i int, name string) error {
 	p := s.places[i]
 	s.mu.Lock()
-	changed, clean := p.changed[name], p.changed[name] == p.synced[name]
+	changed, clean := p.changed[name], p.changed[name] == p.synced[name] && p.busy[name] == 0
 	s.mu.Unlock()
 	if clean && i > 0 {
 		return nil

@@ -328,3 +328,38 @@ func TestANameCanAskForAPlace(t *testing.T) {
 		}
 	}
 }
+
+// meanwhile is a disk on which something happens in the midst of a link.
+type meanwhile struct {
+	durable.GuardedDisk
+	do func()
+}
+
+func (m *meanwhile) Link(oldname, newname string) error {
+	m.do() // before the name is there
+	return m.GuardedDisk.Link(oldname, newname)
+}
+
+// Two packs are sealed at the same time: the sync of one runs while the link of the other is made, and is not taken for that
+// one's sync. A record would name a pack that a power cut takes away.
+func TestASyncBesideALinkIsNotTakenForItsOwn(t *testing.T) {
+	second := crashdisk.New()
+	m := &meanwhile{GuardedDisk: second}
+	s := span(t, everywhere, &roomy{GuardedDisk: crashdisk.New()}, &roomy{m, 1 << 40, 1 << 40})
+	for _, dir := range []string{"in", "out"} {
+		if err := durable.MkdirAll(s, dir, 0o700); err != nil {
+			t.Fatal(err)
+		}
+	}
+	m.do = func() {
+		if err := s.SyncDir("out"); err != nil {
+			t.Error(err)
+		}
+	}
+	if err := durable.WriteNewAt(s, "in/a.tmp", "out/a", []byte("sealed"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := second.Restart(crashdisk.LoseUnsynced, 0).Stat("out/a"); err != nil {
+		t.Errorf("what was published is gone after a power cut: %v", err)
+	}
+}

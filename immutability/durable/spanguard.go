@@ -59,17 +59,9 @@ func (s *Span) SetFlags(name string, set, lift Flags) error {
 		if name == "." && i > 0 {
 			off = 0
 		}
-		s.touchSelf(p, name)
-		errs = append(errs, p.named(p.Disk.SetFlags(name, set, off)))
+		errs = append(errs, p.named(s.changeDirs(p, func() error { return p.Disk.SetFlags(name, set, off) }, name)))
 	}
 	return errors.Join(errs...)
-}
-
-// touchSelf notes that a shared directory's own flags are about to change.
-func (s *Span) touchSelf(p *stage, dir string) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	p.changed[dir]++
 }
 
 // Chmod implements Guard. Of the root and a shared directory it changes those that have no flags: the others were given
@@ -127,8 +119,7 @@ func (s *Span) removeFinal(dir string, names []string) error {
 			errs = append(errs, s.closePlace(i, dir))
 			continue
 		}
-		s.touchSelf(p, dir)
-		errs = append(errs, p.named(RemoveFinal(p.Disk, dir, in[p])))
+		errs = append(errs, p.named(s.changeDirs(p, func() error { return RemoveFinal(p.Disk, dir, in[p]) }, dir)))
 	}
 	return errors.Join(errs...)
 }
@@ -138,8 +129,7 @@ func (s *Span) closePlace(i int, dir string) error {
 	p := s.places[i]
 	f, err := p.Disk.Flags(dir)
 	if err == nil && f&AppendOnly == 0 {
-		s.touchSelf(p, dir)
-		err = p.Disk.SetFlags(dir, AppendOnly, 0)
+		err = s.changeDirs(p, func() error { return p.Disk.SetFlags(dir, AppendOnly, 0) }, dir)
 	}
 	return errors.Join(p.named(err), s.syncPlace(i, dir))
 }
