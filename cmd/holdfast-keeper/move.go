@@ -199,6 +199,9 @@ func (o *options) retire(ctx context.Context, rest []string, out, errs io.Writer
 	}
 	e.open = append(e.open, home)
 	e.o.New, e.o.NewPath, e.o.NewFurther = e.k.asKept(home.First), newDir, e.k.furtherKept(home)
+	if err := move.ApartAll(oldDir, newDir, e.o.OldFurther, e.o.NewFurther); err != nil {
+		return err
+	}
 	_, hadFlags := e.o.Old.(*durable.Dir)
 	if _, has := e.o.New.(*durable.Dir); hadFlags && !has {
 		if err := e.k.weak(fmt.Errorf("files in %q cannot be immutable", newDir)); err != nil {

@@ -226,6 +226,9 @@ func (m *moving) retire(ctx context.Context, old string) (err error) {
 	}
 	m.open = append(m.open, home)
 	m.o.New, m.o.NewPath, m.o.NewFurther = home.First, newDir, home.Places()[1:]
+	if err := move.ApartAll(oldDir, newDir, m.o.OldFurther, m.o.NewFurther); err != nil {
+		return err
+	}
 	m.begin()
 	r, err := move.Retire(ctx, m.o)
 	m.line.end()

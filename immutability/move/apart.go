@@ -6,6 +6,9 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
+
+	"github.com/holdfast-vault/holdfast/immutability/durable"
 )
 
 // Apart refuses two directories of which one is the other, or lies in it, whatever links and mounts lead there: files would
@@ -41,6 +44,29 @@ func Apart(oldDir, newDir string) (oldReal, newReal string, err error) {
 		return "", "", err
 	}
 	return oldReal, newReal, nil
+}
+
+// ApartAll is Apart for a vault that is given up and its successor, with their further places: nothing that the new one has may
+// lie in what is given up. What both have stays.
+func ApartAll(oldDir, newDir string, oldFurther, newFurther []durable.Place) error {
+	news := []string{newDir}
+	for _, q := range newFurther {
+		news = append(news, q.Path)
+	}
+	olds := []string{oldDir}
+	for _, p := range oldFurther {
+		if !slices.ContainsFunc(newFurther, func(q durable.Place) bool { return samePlace(p, q) }) {
+			olds = append(olds, p.Path)
+		}
+	}
+	for _, o := range olds {
+		for _, n := range news {
+			if _, _, err := Apart(o, n); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
 }
 
 // real is the absolute path of a directory, without symbolic links.

@@ -1,8 +1,10 @@
 package move
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
+	"strings"
 	"testing"
 
 	"github.com/holdfast-vault/holdfast/immutability/durable"
@@ -93,6 +95,49 @@ func TestAVaultOfSeveralPlacesMoves(t *testing.T) {
 			must(t, w.sound(place))
 		}
 	})
+}
+
+// TestACopyInAFurtherPlaceIsRead: a pack that somebody put back into a further place of the new place is that pack only if it is
+// read and has its hash, wherever it lies: the old place may hold the only whole copy.
+func TestACopyInAFurtherPlaceIsRead(t *testing.T) {
+	w := newTwo(true).build(t)
+	w.spread(t)
+	o := w.options()
+	o.OldFurther = w.further()
+	_, err := Run(ctx, o)
+	must(t, err)
+	o.NewFurther = w.further()
+	const pack = "packs/00000001.pack"
+	b, err := durable.ReadFile(w.new, pack, 1<<20)
+	must(t, err)
+	must(t, durable.RemoveFinal(w.new, packsDir, []string{pack}))
+	other := "packs/00000005.pack" // a shared pack is where it was, and is not read
+	for _, bad := range []bool{true, false} {
+		// In a place that only the new one has.
+		must(t, durable.MkdirAll(w.d, fmt.Sprintf("third%t/packs", bad), 0o750))
+		third := below{w.d, fmt.Sprintf("third%t", bad)}
+		c := bytes.Clone(b)
+		if bad {
+			c[3] ^= 1
+		}
+		must(t, durable.WriteNew(third, pack, c, finalFile))
+		must(t, errors.Join(durable.MkdirAll(third, incomingDir, 0o750), third.SetFlags(pack, durable.Immutable, 0), third.SetFlags(packsDir, durable.AppendOnly, 0), third.SetFlags(".", durable.Immutable, 0)))
+		o.NewFurther = append(w.further(), durable.Place{Number: 3, Path: "/third", Disk: third})
+		r, err := Retire(ctx, o)
+		if bad {
+			if err == nil || !strings.Contains(err.Error(), "the old place has it whole") {
+				t.Errorf("%v", err)
+			}
+			if f, err := w.old.Flags(pack); err != nil || f == 0 {
+				t.Errorf("the only whole copy lost its flag: %v", err)
+			}
+			continue
+		}
+		must(t, err)
+		if r.Stayed != 1 {
+			t.Errorf("%d files stayed, want %s alone", r.Stayed, other)
+		}
+	}
 }
 
 // TestACutMoveOfSeveralPlaces is the sweep for a vault of which a part stays where it is.

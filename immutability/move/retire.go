@@ -83,7 +83,7 @@ func (m *mover) successor(ctx context.Context, moved worm.Moved) error {
 	if err := m.apart(list); err != nil {
 		return err
 	}
-	if err := m.prove(ctx, m.o.New, list, "verifying"); err != nil {
+	if err := m.prove(ctx, m.newAll, list, "verifying"); err != nil {
 		return err
 	}
 	if err := m.judge(ctx, list); err != nil {
@@ -97,7 +97,9 @@ func (m *mover) guarded(list *inventory) error {
 	if err := list.measure(m.newAll); err != nil {
 		return err
 	}
-	list.stay(m.o.New, m.o.NewFurther)
+	if err := m.staying(list); err != nil {
+		return err
+	}
 	guard, err := flagged(m.o.New)
 	switch {
 	case err != nil:
@@ -110,6 +112,36 @@ func (m *mover) guarded(list *inventory) error {
 	return nil
 }
 
+// staying marks the files that are not read: those that lie in a further place which the new place shares with the old one, and
+// nowhere else in the old one, so that nothing that is given up holds them.
+func (m *mover) staying(list *inventory) error {
+	list.stay(m.o.New, m.o.NewFurther)
+	given := []durable.Disk{m.o.Old}
+	for _, p := range m.o.OldFurther {
+		if !m.shared(p) {
+			given = append(given, p.Disk)
+		}
+	}
+	for i := range list.items {
+		for _, d := range given {
+			if !list.items[i].stays {
+				break
+			}
+			if _, err := d.Stat(list.items[i].name); err == nil {
+				list.items[i].stays = false
+			} else if !errors.Is(err, fs.ErrNotExist) {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// shared says whether the new place has a further place of the old one.
+func (m *mover) shared(p durable.Place) bool {
+	return slices.ContainsFunc(m.o.NewFurther, func(q durable.Place) bool { return samePlace(p, q) })
+}
+
 // apart refuses a new place whose files are the old one's, by whatever mounts and names that came to be.
 func (m *mover) apart(list *inventory) error {
 	names := slices.Clone(list.segments)
@@ -119,7 +151,7 @@ func (m *mover) apart(list *inventory) error {
 		}
 	}
 	for _, name := range names {
-		here, err := m.o.New.Stat(name)
+		here, err := m.newAll.Stat(name)
 		if err != nil {
 			continue // told by who reads it
 		}
@@ -165,7 +197,7 @@ func (m *mover) unseal() error {
 		return nil
 	}
 	for _, p := range m.o.OldFurther {
-		if slices.ContainsFunc(m.o.NewFurther, func(q durable.Place) bool { return samePlace(p, q) }) {
+		if m.shared(p) {
 			continue
 		}
 		if err := unsealPlace(p.Disk, packsDir, incomingDir); err != nil {

@@ -196,8 +196,8 @@ type file struct {
 
 func (f file) Stat() (fs.FileInfo, error) { return f.stat() }
 
-// prove reads every file that the ledger of a place names and that lies in its first directory, from the medium, and adds
-// those that are not what it says to the damaged ones.
+// prove reads every file that the ledger of a place names and that does not stay where it is, from the medium, and adds those
+// that are not what it says to the damaged ones.
 func (m *mover) prove(ctx context.Context, d durable.Disk, list *inventory, step string) error {
 	bad := map[string]bool{}
 	for _, b := range list.damaged {
