@@ -3,6 +3,7 @@ package vault
 import (
 	"github.com/holdfast-vault/holdfast/immutability/durable"
 	"github.com/holdfast-vault/holdfast/immutability/place"
+	"github.com/holdfast-vault/holdfast/immutability/worm"
 )
 
 // ErrAway is in the chain of the error of what needs a place of the vault that cannot be reached.
@@ -39,10 +40,14 @@ func (v *Vault) Room() []place.Row {
 	return v.home.Room()
 }
 
-// unchanged says whether the vault still lies where it did when it was opened.
+// unchanged says whether the vault still lies where it did when it was opened. A keeper that was started in another directory,
+// after a move, writes what is not seen in the one that it moved out of.
 func (v *Vault) unchanged() error {
 	if v.home == nil {
 		return nil
+	}
+	if err := worm.AtHome(v.home.First); err != nil {
+		return err
 	}
 	return v.home.Unchanged()
 }

@@ -121,9 +121,13 @@ func TestAKeptVaultMovesToAnotherDisk(t *testing.T) {
 	s.vault = to
 	config, err := os.ReadFile(s.config)
 	must(t, err)
-	must(t, os.WriteFile(s.config, []byte(strings.ReplaceAll(string(config), old, to)), 0o644))
 
 	keeper = s.keeper()
+	forgotten := s.start(daemonCaps, s.env, filepath.Join(s.bin, "holdfast"), "serve")
+	if code := forgotten.ends(); code == exitDone || !strings.Contains(forgotten.errs.String(), "the vault has moved to") {
+		t.Errorf("a daemon that names the old place, beside a keeper in the new one: %d %s", code, forgotten.errs.String())
+	}
+	must(t, os.WriteFile(s.config, []byte(strings.ReplaceAll(string(config), old, to)), 0o644))
 	if said := keeper.errs.String(); strings.Contains(said, "flags were missing") {
 		t.Errorf("the new place lacked flags:\n%s", said)
 	}
