@@ -22,7 +22,7 @@ var (
 	held          = gauge("held_snapshots", "Snapshots that are held.")
 	policyMode    = gauge("policy_info", "The mode of the lock policy in force for sources without rules of their own; always 1.", "mode")
 	policyHardens = gauge("policy_hardens_timestamp_seconds", "When nobody can take the compliance mode of the policy back any more; absent where it is not compliance.")
-	policyRefused = gauge("policy_refused", "Things in the configuration that are looser than the policy in force, and are not followed.")
+	policyRefused = gauge("policy_refused", "Things in the configuration that are not followed: looser than the policy in force, or keep rules that a keeper's own settings do not say.")
 	budgetUsed    = gauge("source_budget_used_bytes", "What the source stored newly within 24 hours, of its budget.", "source")
 	budgetLimit   = gauge("source_budget_bytes", "What the source may store newly within 24 hours; absent while nothing limits it.", "source")
 

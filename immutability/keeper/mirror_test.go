@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"os"
@@ -337,4 +338,36 @@ func TestHangingKeeperHangsWhoeverAsks(t *testing.T) {
 			t.Errorf("the clock of a keeper that hangs: %v", err)
 		}
 	})
+}
+
+// TestKeepRulesThatNobodyReads: keep rules in the daemon's configuration are not the keeper's, which reads its own settings. Who
+// writes them there is told that they keep nothing, until the policy in force says as much.
+func TestKeepRulesThatNobodyReads(t *testing.T) {
+	h := newHouse(t)
+	m := h.mirror()
+	said := policy.Policy{Keep: policy.Keep{Daily: 30, WithinSeconds: 86400}, Sources: map[string]policy.Rules{"web1": {Keep: policy.Keep{Yearly: 7}}}}
+	for _, ask := range []func() []policy.Refusal{
+		func() []policy.Refusal {
+			_, no, err := m.Adopt(t.Context(), said, "test")
+			must(t, err)
+			return no
+		},
+		m.Refused,
+		func() []policy.Refusal {
+			_, no, err := m.Weigh(said)
+			must(t, err)
+			return no
+		},
+	} {
+		if no := fmt.Sprint(ask()); strings.Count(no, "policy.json") != 3 || !strings.Contains(no, "keep.daily stays unset, 30 is not followed") || !strings.Contains(no, "source web1: keep.yearly") {
+			t.Errorf("what nobody follows: %s", no)
+		}
+	}
+	_, _, err := h.store.Adopt(t.Context(), said, "the keeper's settings")
+	must(t, err)
+	_, err = m.Now() // what the keeper adopted is known here once it has answered something
+	must(t, err)
+	if _, no, err := m.Adopt(t.Context(), said, "test"); err != nil || len(no) > 0 {
+		t.Errorf("what is in force: %v, %v", no, err)
+	}
 }

@@ -115,6 +115,27 @@ func (t *tightening) keep(own, all Keep) {
 	}
 }
 
+// KeptElsewhere lists the keep rules that a proposal says and by which one who follows it would keep more than the policy in
+// force does: for whoever proposes to somebody who does not follow him.
+func KeptElsewhere(inForce, said Policy, why string) []Refusal {
+	var out []Refusal
+	list := func(source string, said, have Keep) {
+		for _, m := range keepMembers {
+			if more, now := *m.in(&said), *m.in(&have); more > now {
+				t := tightening{}
+				t.refuse("keep."+m.name, now, more, why)
+				t.refused[0].Source = source
+				out = append(out, t.refused...)
+			}
+		}
+	}
+	list("", said.Keep, inForce.Keep)
+	for _, name := range said.Names() {
+		list(name, said.Sources[name].Keep, inForce.For(name).Keep)
+	}
+	return out
+}
+
 // Loosest gives the loosest of what a source has by several policies, member by member. The first is given in any case.
 func Loosest(source string, first Policy, more ...Policy) Rules {
 	r := first.For(source)
