@@ -98,13 +98,13 @@ func explain(inv *worm.Inventory, at int) Explanation {
 	return e
 }
 
-// quiet is when a snapshot may go if nothing new happens. Only the ends of locks change anything then, and what may go once
-// may go for good: what loses its lock later is only ever newer, or takes the place of what is newer. What keeps it when all have run is
-// then.
+// quiet is when a snapshot may go if nothing new happens. Only the ends of locks change anything then, and that the wall clock
+// reaches the stamp of what was committed while it was ahead; what may go once may go for good: what loses its lock later is only
+// ever newer, or takes the place of what is newer. What keeps it when all have run is then.
 func quiet(inv *worm.Inventory, at int) (from time.Time, then []retention.Reason) {
 	h := inv.History
 	h.Halt, h.Least, h.Snapshots = "", nil, nil
-	var lockedFor []time.Duration
+	var lockedFor, ends []time.Duration
 	place := 0
 	for i := range inv.Snapshots {
 		if inv.Snapshots[i].Source != inv.Snapshots[at].Source {
@@ -115,16 +115,17 @@ func quiet(inv *worm.Inventory, at int) (from time.Time, then []retention.Reason
 		}
 		h.Snapshots = append(h.Snapshots, inv.History.Snapshots[i])
 		lockedFor = append(lockedFor, inv.Snapshots[i].LockedFor)
+		ends = append(ends, inv.Snapshots[i].LockedFor, inv.History.Snapshots[i].Committed.Sub(inv.Now.Wall))
 	}
 	decide := func(after time.Duration) retention.Decision {
 		then := h
+		then.Now = inv.Now.Wall.Add(after)
 		then.Snapshots = slices.Clone(h.Snapshots)
 		for i := range then.Snapshots {
 			then.Snapshots[i].Locked = lockedFor[i] < 0 || after < lockedFor[i]
 		}
 		return retention.Decide(then)[place]
 	}
-	ends := slices.Clone(lockedFor)
 	slices.Sort(ends)
 	ends = slices.Compact(append([]time.Duration{0}, slices.DeleteFunc(ends, func(d time.Duration) bool { return d <= 0 })...))
 	n, _ := slices.BinarySearchFunc(ends, true, func(d time.Duration, _ bool) int {

@@ -18,6 +18,7 @@ import (
 	"github.com/holdfast-vault/holdfast/immutability/ledger"
 	"github.com/holdfast-vault/holdfast/immutability/policy"
 	"github.com/holdfast-vault/holdfast/immutability/reliance"
+	"github.com/holdfast-vault/holdfast/immutability/retention"
 	"github.com/holdfast-vault/holdfast/immutability/worm"
 )
 
@@ -380,4 +381,21 @@ func TestExplainSaysOtherThanPruneDoes(t *testing.T) {
 		}
 		w.quiet()
 	})
+}
+
+// TestExplainWaitsForAClockThatWasAhead: what was committed while the wall clock was ahead makes older ones too old once that time has
+// come, and not at the end of any lock: that is the moment that is told.
+func TestExplainWaitsForAClockThatWasAhead(t *testing.T) {
+	inv := newPast()
+	inv.History.Keep = func(string) retention.Keep { return retention.Keep{WithinSeconds: 14 * 86400} }
+	pastOf(inv, "web1", 3, 2*oneDay, 0)
+	pastOf(inv, "web1", 1, oneDay, 0)
+	comes := inv.Now.Wall.Add(13*oneDay + time.Hour)
+	inv.Snapshots[3].LockedFor, inv.History.Snapshots[3].Locked, inv.History.Snapshots[3].Committed = 30*oneDay, true, comes
+	inv.Decisions = retention.Decide(inv.History)
+	for i, want := range []time.Time{comes, comes, {}, {}} {
+		if e := explain(inv, i); !e.Quiet.Equal(want) || e.Decision.Go || e.Quiet.IsZero() == (len(e.Then) == 0) || !want.IsZero() && want.Before(e.Decision.Earliest) {
+			t.Errorf("%d of %s: from %s, not before %s, then %+v", i, inv.Snapshots[i].Committed.Wall, e.Quiet, e.Decision.Earliest, e.Then)
+		}
+	}
 }

@@ -41,7 +41,8 @@ func pastOf(inv *worm.Inventory, source string, n int, every, lock time.Duration
 }
 
 func newPast() *worm.Inventory {
-	return &worm.Inventory{Now: clock.Stamp{Wall: time.Date(2027, 3, 1, 12, 0, 0, 0, time.UTC), Running: 400 * 86400}}
+	now := time.Date(2027, 3, 1, 12, 0, 0, 0, time.UTC)
+	return &worm.Inventory{Now: clock.Stamp{Wall: now, Running: 400 * 86400}, History: retention.History{Now: now}}
 }
 
 // TestFutureForgetsWhatIsUsual: a source goes on as often as it did, with as much each time; space settles at what its locks keep, and grows by what

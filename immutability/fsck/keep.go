@@ -115,6 +115,12 @@ func (h *history) wanted(source string, now Stamp, out map[*Snapshot]string) {
 		if s.released {
 			continue
 		}
+		if s.at.at.Wall.After(now.Wall) { // committed while the wall clock was ahead: nothing is counted from it before that time
+			if isFree[s] {
+				want(s, keepWithin)
+			}
+			continue
+		}
 		if from == nil || s.good() && !from.good() {
 			from = s
 		}

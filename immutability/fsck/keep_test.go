@@ -34,7 +34,11 @@ func TestTwoReadingsOfTheKeepRules(t *testing.T) {
 			if fate == 1 {
 				s.holds = map[uint64]bool{7: true}
 			}
-			locked := fate > 1 && fate < 5
+			locked := fate > 1 && fate < 6
+			if fate == 5 { // the wall clock was years ahead
+				at.Wall = at.Wall.Add(2000 * 24 * time.Hour)
+				s.at = place{at: at}
+			}
 			if locked {
 				lock.seconds = secondsMax
 			}
@@ -47,6 +51,7 @@ func TestTwoReadingsOfTheKeepRules(t *testing.T) {
 			in.Snapshots = append(in.Snapshots, x)
 		}
 		now.Wall = now.Wall.Add(400 * 24 * time.Hour) // but for those that are locked all locks have run
+		in.Now = now.Wall
 		out := map[*Snapshot]string{}
 		h.wanted("web1", now, out)
 		for i, d := range retention.Decide(in) {

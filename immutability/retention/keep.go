@@ -150,7 +150,13 @@ func (h History) recent(out [][]Reason, k Keep, places []int) {
 		if !h.Snapshots[i].choosable() {
 			continue
 		}
-		if from, ok := h.isRecent(a, k.within(), i); ok {
+		from, ok := h.isRecent(a, k.within(), i)
+		switch {
+		case !ok:
+		case h.ahead(i):
+			out[i] = append(out[i], Reason{Rule: RuleWithin, Text: fmt.Sprintf("the within rule keeps it: by its own stamp, %s, it is still to come",
+				h.Snapshots[i].Committed.UTC().Format(time.RFC3339))})
+		default:
 			out[i] = append(out[i], Reason{Rule: RuleWithin, Text: fmt.Sprintf("the within rule keeps it: it was committed at most %s before the newest%s snapshot of %s, that of %s",
 				lasting(k.within()), from, h.Snapshots[i].Source, h.Snapshots[a.of(from)].Committed.UTC().Format(time.RFC3339))})
 		}
@@ -178,12 +184,17 @@ func (a anchors) of(from string) int {
 	return a.last
 }
 
-// anchors looks for what is newest by the order of the ledger, locked or not.
+// ahead says that a snapshot was committed under a wall clock that was ahead of what it shows now.
+func (h History) ahead(i int) bool { return h.Snapshots[i].Committed.After(h.Now) }
+
+// anchors looks for what is newest by the order of the ledger, locked or not. One that was committed while the wall clock was ahead is
+// passed over until that time has come: what is counted from it would all be too old at once, and where a source has vanished,
+// or is never good again, for good.
 func (h History) anchors(places []int) anchors {
 	a := anchors{-1, -1}
 	for _, i := range places {
 		s := h.Snapshots[i]
-		if s.Unknown || s.Released {
+		if s.Unknown || s.Released || h.ahead(i) {
 			continue
 		}
 		a.last = i
@@ -201,6 +212,9 @@ func (h History) isRecent(a anchors, within time.Duration, i int) (from string, 
 	from = newestGood
 	if i > a.good {
 		from = ""
+	}
+	if within > 0 && h.ahead(i) {
+		return from, true
 	}
 	if within <= 0 || a.of(from) < 0 {
 		return "", false

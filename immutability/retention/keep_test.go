@@ -57,7 +57,7 @@ func plainly(h History, at int) []string {
 	}
 	good, last := -1, -1
 	for i, y := range h.Snapshots {
-		if y.Source == x.Source && !y.Unknown && !y.Released {
+		if y.Source == x.Source && !y.Unknown && !y.Released && !y.Committed.After(h.Now) {
 			last = i
 			if y.Complete && y.Clean {
 				good = i
@@ -66,7 +66,7 @@ func plainly(h History, at int) []string {
 	}
 	if w := time.Duration(h.Keep(x.Source).WithinSeconds) * time.Second; w > 0 {
 		older := func(i int) time.Duration { return h.Snapshots[i].Committed.Sub(x.Committed) }
-		if good >= at && older(good) <= w || good < at && older(last) <= w {
+		if good >= at && older(good) <= w || good < at && last >= 0 && older(last) <= w || x.Committed.After(h.Now) {
 			out = append(out, RuleWithin)
 		}
 	}
@@ -163,6 +163,11 @@ func TestKeepRulesAreAsTheyAreWritten(t *testing.T) {
 func TestNothingGoesByTheCalendar(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		h := drawHistory(t)
+		for i := range h.Snapshots {
+			if h.ahead(i) { // once that time has come it counts
+				h.Snapshots[i].Committed = h.Now
+			}
+		}
 		var left []Snapshot
 		for i, d := range Decide(h) {
 			if !d.Go {
@@ -259,7 +264,7 @@ func TestOneMoreSnapshotPushesOut(t *testing.T) {
 
 // TestReasonsAreAllGiven: what is kept by many is said to be, the strongest first.
 func TestReasonsAreAllGiven(t *testing.T) {
-	h := History{Halt: "the clock moved", Keep: func(string) Keep { return Keep{Daily: 1, Yearly: 2, WithinSeconds: 5} }, Snapshots: []Snapshot{
+	h := History{Halt: "the clock moved", Now: began, Keep: func(string) Keep { return Keep{Daily: 1, Yearly: 2, WithinSeconds: 5} }, Snapshots: []Snapshot{
 		{ID: "1", Source: "a", Complete: true, Clean: true, Committed: began},
 		{ID: "2", Source: "a", Complete: true, Clean: true, Committed: began, Locked: true, LockMode: "governance", LockedUntil: began, Held: "it is held"},
 		{ID: "3", Source: "a", Complete: true, Committed: began, Unknown: true},
@@ -300,4 +305,34 @@ func TestSpansOfTheCalendar(t *testing.T) {
 			}
 		}
 	})
+}
+
+// TestClockThatWasAheadEmptiesWithin: one pull under a wall clock that was years ahead, for a moment, makes the within rule forget nothing
+// of what was pulled before: not while its source is silent, nor while it sends nothing good, until that time has come.
+func TestClockThatWasAheadEmptiesWithin(t *testing.T) {
+	h := History{Now: began, Keep: func(string) Keep { return Keep{WithinSeconds: 14 * 86400} }}
+	add := func(days int, s Snapshot) {
+		s.ID, s.Source, s.Committed = fmt.Sprint(len(h.Snapshots)), "a", began.AddDate(0, 0, days)
+		h.Snapshots = append(h.Snapshots, s)
+	}
+	good := Snapshot{Complete: true, Clean: true}
+	ahead := Snapshot{Complete: true, Clean: true, Locked: true, LockMode: "governance", LockedUntil: began.AddDate(10, 0, 30)}
+	add(-20, good)
+	add(-12, good)
+	add(-3, good)
+	add(3650, ahead)
+	for _, bad := range []bool{false, true} {
+		if bad {
+			add(-1, Snapshot{Complete: true})
+		}
+		for i, d := range Decide(h) {
+			if d.Go != (i == 0) {
+				t.Errorf("bad after it %v, %d: goes %v: %+v", bad, i, d.Go, d.Reasons)
+			}
+		}
+	}
+	h.Now = h.Snapshots[3].Committed
+	if d := Decide(h); !d[2].Go || d[3].Go {
+		t.Errorf("that time has come: %+v", d)
+	}
 }

@@ -54,7 +54,8 @@ type History struct {
 	// Least gives the loosest keep rules and the shortest lock of a new snapshot that could be in force for a source at any
 	// time from Now on without several people's consent. Nil stands for what Keep gives, and for no lock at all.
 	Least func(source string) (Keep, time.Duration)
-	// Now is the time by the vault's wall clock. What may go does not depend on it, only Earliest does.
+	// Now is the time by the vault's wall clock. What may go depends on it only where a snapshot was committed later than that, under
+	// a wall clock that was ahead; Earliest does.
 	Now time.Time
 }
 
