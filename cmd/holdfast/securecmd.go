@@ -21,7 +21,7 @@ func verbSecure() *verb {
 something is being deleted that should not be, when nobody understands what is going on.
 
 From then on nothing is marked or removed, no request is brought or carried out but one to resume, and
-neither policy nor people change. Pulls, locks, holds, checks and restores go on as before. It costs room
+neither policy nor people in force change. Pulls, locks, holds, checks and restores go on as before. It costs room
 while it lasts, and nothing else. It ends by a request to resume, which people sign and which waits for
 72 hours as every request does: whoever presses it by mistake has lost nothing.`,
 		flags: func(f *pflag.FlagSet) {

@@ -72,6 +72,20 @@ func (c *Clock) Due(k Known, quiet bool) (Event, bool) {
 	return e, true
 }
 
+// Resumes gives the event that expiry goes on, where the ledger says that it stopped and the wall clock is right, however lately it
+// was recorded that it stopped: for who is about to rely on it.
+func (c *Clock) Resumes(k Known) (Event, bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if shifted, _ := c.st.shifted(); shifted || !k.Noted.Stopped {
+		return Event{}, false
+	}
+	e := Event{Kind: Resumed, Off: c.st.off().Round(time.Second), Times: c.times}
+	e.Moved = e.Off - c.st.Noted
+	e.Detail = c.resumed(e)
+	return e, true
+}
+
 // Recorded is told that an event of Due is in the ledger.
 func (c *Clock) Recorded(e Event) {
 	c.mu.Lock()

@@ -50,8 +50,6 @@ func (h *history) takePeople(r *record, b *peopleBody) {
 	case h.people.inForce(r.at):
 		h.wrong(r, KindLock, "it names other people although %d are in force, whom only a request of theirs changes; it changes nothing", len(h.people.People.People))
 		return
-	case h.people != nil && h.secured != nil:
-		h.wrong(r, KindLock, "it names other people while the vault was secured by record %d", h.secured.seq)
 	}
 	h.people = &deciders{People: b.people, at: r.at}
 }

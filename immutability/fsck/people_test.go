@@ -408,12 +408,11 @@ var decisions = []struct {
 		c.lines = c.lines[:1]
 		c.bring(c.ask(quorum.Resume{}), c.anna, c.bert)
 	}, KindLock, "no people were in force"},
-	{"other people while secured", func(c *council, _, _ string) {
-		c.lines = c.lines[:1]
-		c.name(2, c.anna, c.bert)
-		c.secure()
-		c.name(2, c.anna, c.eve)
-	}, KindLock, "while the vault was secured"},
+	{"other people while secured", func(c *council, _, _ string) { c.secure(); c.name(2, c.eve, c.anna) }, KindLock, "whom only a request of theirs changes"},
+	{"a policy that people decided is taken back", func(c *council, _, _ string) {
+		c.decided(quorum.PolicyChange(`{"mode":"governance","default_s":2000,"min_s":200,"max_s":1000000}`))
+		c.add("policy", map[string]any{"mode": "governance", "default_s": 1000, "min_s": 100, "max_s": 1000000, "by": ""})
+	}, KindLock, "looser than any of the last 72 hours"},
 	{"removed while secured", func(c *council, old, _ string) {
 		c.mark([]string{old})
 		c.pass(12 * day)

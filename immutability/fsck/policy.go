@@ -33,6 +33,8 @@ type policy struct {
 type inForce struct {
 	policy
 	at Stamp
+	// decided says that a request of several people put it into force: nothing before it may come back.
+	decided bool
 }
 
 // readPolicy reads the members of a policy.
@@ -151,12 +153,12 @@ func (h *history) takePolicy(r *record, p policy) {
 			h.wrong(r, KindLock, "it makes the policy looser than any of the last 72 hours: %s; the vault waits for a quorum with that", what)
 		}
 	}
-	h.adopt(r, p)
+	h.adopt(r, p, false)
 }
 
 // adopt puts a policy in force.
-func (h *history) adopt(r *record, p policy) {
-	h.policies = append(h.policies, inForce{p, r.at})
+func (h *history) adopt(r *record, p policy, decided bool) {
+	h.policies = append(h.policies, inForce{p, r.at, decided})
 	clear(h.marks.snapshots) // it may want them
 }
 
@@ -172,12 +174,14 @@ func (h *history) policy() policy {
 func (h *history) loosened(r *record, p policy) string {
 	last := len(h.policies) - 1
 	recent := []policy{h.policies[last].policy}
-	for i := range h.policies[:last] {
-		if !cooled(h.policies[i+1].at, r.at) {
-			recent = append(recent, h.policies[i].policy)
+	decided := h.policies[last].decided
+	for i := last; i > 0 && !decided; i-- {
+		if !cooled(h.policies[i].at, r.at) {
+			recent = append(recent, h.policies[i-1].policy)
 		}
+		decided = h.policies[i-1].decided
 	}
-	if !cooled(h.policies[0].at, r.at) {
+	if !decided && !cooled(h.policies[0].at, r.at) {
 		recent = append(recent, h.policies[0].softened())
 	}
 	names := map[string]bool{"": true}

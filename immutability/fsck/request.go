@@ -277,7 +277,7 @@ func (h *history) carryPolicy(r *record, raw quorum.PolicyChange) {
 			h.wrong(r, KindLock, "its policy takes compliance of source %q (empty for all) back, which had hardened: nobody does that", name)
 		}
 	}
-	h.adopt(r, p)
+	h.adopt(r, p, true)
 }
 
 // hardened says whether compliance of a source has stood for longer than it can be taken back.

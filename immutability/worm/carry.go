@@ -55,6 +55,9 @@ func (s *Store) carry(ctx context.Context) (n int, err error) {
 		if why := s.verdict(q, now); why != nil {
 			c.Done, c.Why = false, clip(why.Error())
 		}
+		if err := s.resumed(now); err != nil {
+			return n, fmt.Errorf("request %s: %w", q.id, err)
+		}
 		// Power fails here: it is due, and the next one who looks carries it out. From the record on it is in force.
 		if _, err := s.appendAt(now, ledger.Record{Kind: ledger.KindCarried, Carried: c}); err != nil {
 			return n, fmt.Errorf("request %s: %w", q.id, err)
@@ -296,7 +299,7 @@ func (st *state) applyCarried(r ledger.Record) {
 		}
 	case quorum.PolicyChange:
 		if p, err := readPolicy(b); err == nil {
-			st.applyPolicy(p, r.At)
+			st.applyPolicy(p, r.At, true)
 		}
 	case quorum.People:
 		st.people = &namedPeople{People: b, at: r.At, by: q.id, carried: true}

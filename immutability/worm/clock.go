@@ -42,15 +42,36 @@ func (s *Store) noteClock(quiet bool) error {
 		if !due {
 			return nil
 		}
-		_, err := s.append(ledger.Record{Kind: ledger.KindClock, Clock: &ledger.Clock{
-			Event: e.Kind, OffSeconds: int64(e.Off / time.Second), MovedSeconds: int64(e.Moved / time.Second), Times: e.Times, Detail: e.Detail,
-		}})
-		if err != nil {
+		if _, err := s.append(eventRecord(e)); err != nil {
 			return err
 		}
 		// Power fails here: the clock's state is older than this record, and the next Open goes by the record.
 		s.clock.Recorded(e)
 	}
+	return nil
+}
+
+func eventRecord(e clock.Event) ledger.Record {
+	return ledger.Record{Kind: ledger.KindClock, Clock: &ledger.Clock{
+		Event: e.Kind, OffSeconds: int64(e.Off / time.Second), MovedSeconds: int64(e.Moved / time.Second), Times: e.Times, Detail: e.Detail,
+	}}
+}
+
+// resumed has the ledger say that expiry goes on, where its newest word is that it stopped: else what is removed or carried out
+// now, within the hour in which a clock that flaps is not told of again, would look wrong to whoever reads it. s.write is held.
+func (s *Store) resumed(now clock.Stamp) error {
+	s.mu.Lock()
+	k := s.known()
+	s.mu.Unlock()
+	e, due := s.clock.Resumes(k)
+	if !due {
+		return nil
+	}
+	// Power fails here: nothing happened. From the record on expiry goes on, as it did already.
+	if _, err := s.appendAt(now, eventRecord(e)); err != nil {
+		return err
+	}
+	s.clock.Recorded(e)
 	return nil
 }
 

@@ -141,7 +141,9 @@ func (s *Store) PeopleAt(now clock.Stamp) PeopleInfo {
 
 // AdoptPeople compares the people that settings name with those of the ledger. The first ones are named by a record, and
 // count 72 hours of running time later; until then others take their place the same way, and wait anew. Once people are in force
-// others are not followed: refused says so then, in a clause for people. Settings that name nobody change nothing. On return
+// others are not followed: refused says so then, in a clause for people. Settings that name nobody change nothing. The panic
+// switch does not keep others from being named: whoever presses it because somebody planted the first ones would give the vault
+// into their hands for good. On return
 // a change is in the ledger; one that is cut by a crash applies whole or not at all.
 func (s *Store) AdoptPeople(ctx context.Context, said quorum.People, by string) (changed bool, refused string, err error) {
 	if err := s.writable(); err != nil {
@@ -172,8 +174,6 @@ func (s *Store) AdoptPeople(ctx context.Context, said quorum.People, by string) 
 	case have.inForce(now):
 		return false, fmt.Sprintf("%d people are in force, of whom %d must sign, and only a request of theirs changes them: holdfast request make people",
 			len(have.People.People), have.Threshold), nil
-	case have != nil && s.secured() != "":
-		return false, s.secured() + ", and until then nobody takes the place of the people who are named", nil
 	}
 	r := &ledger.People{Threshold: said.Threshold, By: by}
 	for _, who := range said.People {

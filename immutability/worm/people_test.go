@@ -63,8 +63,9 @@ func TestWhoeverEditsTheSettingsNamesNoPeopleUnseen(t *testing.T) {
 		}},
 		{"the first people of all are named under secure", []step{
 			{secure: true, adopt: three, changed: true, people: three},
-			{after: time.Hour, adopt: others, refused: "secured", people: three},
-			{after: 72 * time.Hour, people: three, inForce: true},
+			{after: time.Hour, adopt: others, changed: true, people: others},
+			{after: 71 * time.Hour, people: others},
+			{after: 2 * time.Hour, adopt: three, refused: "only a request of theirs", people: others, inForce: true},
 		}},
 	} {
 		t.Run(c.name, func(t *testing.T) {

@@ -23,12 +23,14 @@ const coolingOff = 72 * time.Hour
 type policyState struct {
 	at clock.Stamp
 	ledger.Policy
+	// decided says that a request of several people put it into force: nobody takes it back alone.
+	decided bool
 }
 
 // applyPolicy follows a policy of the ledger. One that contradicts itself was not written by this program and changes nothing.
-func (st *state) applyPolicy(p ledger.Policy, at clock.Stamp) {
+func (st *state) applyPolicy(p ledger.Policy, at clock.Stamp, decided bool) {
 	if p.Check() == nil {
-		st.policies = append(st.policies, policyState{at, p})
+		st.policies = append(st.policies, policyState{at, p, decided})
 		clear(st.marks.snapshots) // another policy may keep them, for a while too
 	}
 }
@@ -47,15 +49,22 @@ func cooled(since, now clock.Stamp) bool {
 }
 
 // cooling gives the policies that were in force at any time within the last 72 hours, but for the newest. A vault that was
-// made with compliance had governance before, for this purpose: that too can be taken back.
+// made with compliance had governance before, for this purpose: that too can be taken back. What several people decided
+// cannot: what was in force before that does not come back.
 func (st *state) cooling(now clock.Stamp) []ledger.Policy {
 	var out []ledger.Policy
+	first := 0
 	for i, p := range st.policies {
-		if i+1 < len(st.policies) && !cooled(st.policies[i+1].at, now) {
-			out = append(out, p.Policy)
+		if p.decided {
+			first = i
 		}
 	}
-	if len(st.policies) > 0 && !cooled(st.policies[0].at, now) {
+	for i := first; i+1 < len(st.policies); i++ {
+		if !cooled(st.policies[i+1].at, now) {
+			out = append(out, st.policies[i].Policy)
+		}
+	}
+	if len(st.policies) > 0 && first == 0 && !cooled(st.policies[0].at, now) {
 		out = append(out, softer(st.policies[0].Policy))
 	}
 	return out

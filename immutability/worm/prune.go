@@ -252,6 +252,9 @@ func (s *Store) carryOut(in *ledger.Intent, done *PruneReport) error {
 	if err == nil {
 		err = errors.Join(s.ended(in.Snapshots, now), s.marked(in, now))
 	}
+	if err == nil && len(in.Snapshots) > 0 {
+		err = s.resumed(now)
+	}
 	if err != nil {
 		s.pardon(in)
 		return err

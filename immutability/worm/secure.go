@@ -54,7 +54,8 @@ func (s *Store) secured() string {
 }
 
 // Secure turns the panic switch on: from its record on nothing is marked or removed, no request is brought or carried out but
-// one to resume, and neither policy nor people change (but the first people of all, without whom nobody could end it). A
+// one to resume, and neither policy nor people in force change (those who are not yet may be named and exchanged: without
+// people nobody could end it). A
 // vault that is secured already stays so, without another record, unless a request to resume was brought since: that ends
 // only what it was brought for, and not this. On return it is in the ledger.
 func (s *Store) Secure(ctx context.Context, reason, by string) error {

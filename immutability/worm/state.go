@@ -110,7 +110,7 @@ func (st *state) apply(r ledger.Record) {
 	case ledger.KindInit:
 		st.first = r.At
 		st.vault, st.identity, st.keyring = r.Init.Vault, r.Init.Identity, r.Init.Keyring
-		st.applyPolicy(r.Init.Policy, r.At)
+		st.applyPolicy(r.Init.Policy, r.At, false)
 	case ledger.KindKeyring:
 		st.older[string(st.keyring)] = true
 		st.keyring = r.Keyring.Keyring
@@ -133,7 +133,7 @@ func (st *state) apply(r ledger.Record) {
 			delete(st.marks.snapshots, r.Hold.Snapshot)
 		}
 	case ledger.KindPolicy:
-		st.applyPolicy(r.Policy.Policy, r.At)
+		st.applyPolicy(r.Policy.Policy, r.At, false)
 	case ledger.KindIntent:
 		st.applyIntent(r)
 	case ledger.KindDone:
