@@ -215,6 +215,11 @@ func (v *Vault) openWork() error {
 // own takes the locks of a vault that this process writes to itself: the one that says which holdfast has it, and the one
 // that a keeper has.
 func (v *Vault) own(d *durable.Dir) (err error) {
+	if os.Geteuid() == 0 { // for others the directory says so
+		if err := worm.Owned(d); err != nil {
+			return err
+		}
+	}
 	v.lock, err = d.Lock("lock")
 	barred := errors.Is(err, fs.ErrPermission) // as where a keeper has made the directory immutable
 	if err != nil && !barred {

@@ -193,3 +193,35 @@ func TestAPlaceIsAddedByItsVaultsUserAlone(t *testing.T) {
 		t.Errorf("exit %d %s", r.code, r.err)
 	}
 }
+
+// What root does to another user's vault by mistake is refused, and leaves no lock behind that its owner could not open.
+func TestRootLeavesNoLockInAnothersVault(t *testing.T) {
+	if os.Geteuid() != 0 {
+		if os.Getenv("HOLDFAST_REQUIRE_ALL") == "1" {
+			t.Fatal("needs root")
+		}
+		t.Skip("needs root")
+	}
+	s := initialised(t)
+	lock := filepath.Join(s.vault, "lock")
+	if err := os.Remove(lock); err != nil && !errors.Is(err, os.ErrNotExist) {
+		t.Fatal(err)
+	}
+	err := filepath.WalkDir(s.vault, func(name string, _ os.DirEntry, err error) error {
+		return errors.Join(err, os.Lchown(name, 65534, 65534))
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, args := range [][]string{{"vault", "place", "add", t.TempDir()}, {"vault", "move", filepath.Join(s.dir, "new")}, {"prune"}} {
+		if r := s.run(args...); r.code == exitDone || !strings.Contains(r.err, "belongs to user 65534") {
+			t.Errorf("%q: exit %d: %s", args, r.code, r.err)
+		}
+		if _, err := os.Stat(lock); err == nil {
+			t.Errorf("%q left a lock", args)
+			if err := os.Remove(lock); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+}

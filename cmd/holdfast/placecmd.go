@@ -64,6 +64,9 @@ func (a *app) addPlace(dir, to string) (place.Added, error) {
 	if f, err := d.Flags("."); err == nil && f&durable.Immutable != 0 {
 		return place.Added{}, fmt.Errorf("a keeper keeps %q: its own user adds places, while it is stopped: holdfast-keeper place add --vault %s %s", dir, dir, to)
 	}
+	if err := worm.Owned(d); err != nil {
+		return place.Added{}, err
+	}
 	own, err := d.Lock("lock")
 	if err != nil {
 		return place.Added{}, explainOpen(dir, dir, err)

@@ -160,6 +160,9 @@ func (m *moving) oldPlace(dir, kept string) error {
 	if _, err := home.First.Stat("vault.json"); err != nil {
 		return fmt.Errorf("%q is not a vault: %w", dir, err)
 	}
+	if err := worm.Owned(home.First); err != nil {
+		return err
+	}
 	own, err := home.First.Lock("lock")
 	if err != nil {
 		return explainOpen(dir, dir, err)

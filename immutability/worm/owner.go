@@ -17,7 +17,7 @@ const lockFile = "keeper/lock"
 // process ends; it is taken before Init and Open. Another holder is durable.ErrLocked, with {"pid":N} in the *durable.LockedError. A vault whose directories belong to another user is refused: what this process made in it the owner
 // could not use. In an empty directory, where a vault is to be made, it makes keeper/.
 func Lock(d *durable.Dir) (*durable.FileLock, error) {
-	if err := owned(d); err != nil {
+	if err := Owned(d); err != nil {
 		return nil, err
 	}
 	if err := durable.MkdirAll(d, keeperDir, 0o700); err != nil {
@@ -33,8 +33,9 @@ func Lock(d *durable.Dir) (*durable.FileLock, error) {
 	return l, nil
 }
 
-// owned refuses a vault of another user.
-func owned(d *durable.Dir) error {
+// Owned refuses a vault of another user. Whoever takes a lock in its directory before that of Lock asks first: root could make
+// a file there that the owner cannot open.
+func Owned(d *durable.Dir) error {
 	for _, name := range []string{".", keeperDir, ledgerDir, packsDir, manifestsDir, incomingDir} {
 		info, err := d.Stat(name)
 		if errors.Is(err, fs.ErrNotExist) {
