@@ -112,60 +112,6 @@ func (s *Span) Close() error {
 	return errors.Join(errs...)
 }
 
-// Free is the room in bytes in all places together that can be reached.
-func (s *Span) Free() (int64, error) {
-	var sum int64
-	for _, p := range s.places {
-		r, ok := p.Disk.(interface{ Free() (int64, error) })
-		if !ok {
-			continue
-		}
-		n, err := r.Free()
-		if err != nil {
-			return 0, p.named(err)
-		}
-		sum += n
-	}
-	return sum, nil
-}
-
-// keptFree bounds, in bytes, what a place keeps free as long as another one has room: four packs, and in the first place
-// twice that, since ledger and manifests have no other. On a small disk it is a 16th.
-const keptFree = 512 << 20
-
-// choose picks the place of a new file: the newest that has more than keptFree, else the one with most room, of which the
-// first is none as long as there are others. A place that cannot say what it has is taken to have enough.
-func (s *Span) choose() *stage {
-	var best *stage
-	most := int64(-1)
-	for i, p := range slices.Backward(s.places) {
-		r, ok := p.Disk.(interface {
-			Room() (free, total int64, err error)
-		})
-		if !ok {
-			return p
-		}
-		free, total, err := r.Room()
-		kept := min(keptFree, total/16)
-		if i == 0 {
-			kept *= 2
-		}
-		switch {
-		case err != nil:
-			free = 0
-		case free > kept:
-			return p
-		}
-		if i > 0 && free > most {
-			best, most = p, free
-		}
-	}
-	if best == nil {
-		return s.places[0]
-	}
-	return best
-}
-
 // named puts a place's name into its errors, but for those that say that a name is there or is not.
 func (p *stage) named(err error) error {
 	if err == nil || errors.Is(err, fs.ErrNotExist) || errors.Is(err, fs.ErrExist) {

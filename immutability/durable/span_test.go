@@ -363,3 +363,16 @@ func TestASyncBesideALinkIsNotTakenForItsOwn(t *testing.T) {
 		t.Errorf("what was published is gone after a power cut: %v", err)
 	}
 }
+
+// Two places on one file system have its room once: what a source may store is a share of that.
+func TestRoomOfOneFileSystemCountsOnce(t *testing.T) {
+	one, two := openDir(t).(*durable.Dir), openDir(t).(*durable.Dir)
+	s := span(t, everywhere, one, two)
+	alone, err := one.Free()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if both, err := s.Free(); err != nil || both > alone+alone/2 {
+		t.Errorf("%d bytes are free in one, and %d in both: %v", alone, both, err)
+	}
+}
