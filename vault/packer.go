@@ -271,10 +271,11 @@ func (p *packer) dispatchAll() error {
 func (p *packer) packFor(n int64) error {
 	if p.pack != nil {
 		p.pack.mu.Lock()
-		full := p.pack.w.Size()+p.pack.inFlight+n+blockReserve > pack.TargetBytes || p.pack.chunks >= packChunksMax
+		coming := p.pack.inFlight + n + blockReserve
+		full := p.pack.w.Size()+coming > pack.TargetBytes || p.pack.chunks >= packChunksMax
 		p.pack.mu.Unlock()
 		if !full {
-			return nil
+			return worm.Spares(p.v.disk, coming) // refused, it ends the pull, and the pack is left
 		}
 		// A block of another lane may still gather in this pack, and its seal would wait for it.
 		if err := errors.Join(p.dispatchAll(), p.finishPack()); err != nil {

@@ -84,6 +84,12 @@ func spend(all map[string][]spending, source string, at clock.Stamp, bytes int64
 	for len(old) > 0 && old[0].left(at) <= 0 {
 		old = old[1:]
 	}
+	if last := len(old) - 1; last >= 0 && old[last].at.Running == at.Running {
+		// What is claimed one by one would be a list that is sorted for each: they leave the window together.
+		old[last].bytes += bytes
+		all[source] = old
+		return
+	}
 	all[source] = append(old, spending{at, bytes})
 }
 
@@ -242,20 +248,29 @@ func (s *Store) free() int64 {
 const ledgerRoom = 64 << 20
 
 // spares refuses to begin a pack in the room that ledger and manifests need: many small packs would else fill a disk to its
-// last byte, and without a record there is no commit, no prune that makes room, and no further place. A pack that grows is
-// not limited by it; one that finds no room is left, and its room comes back once it is salvaged or given up.
+// last byte, and without a record there is no commit, no prune that makes room, and no further place. Who makes a pack grow
+// asks Spares, since it is he who writes it.
 func (s *Store) spares() error {
 	if len(s.ProbePlaces()) > 1 {
 		return nil
 	}
-	r, ok := s.disk.(interface {
+	return spares(s.disk, ledgerRoom, 0)
+}
+
+// Spares says, with an error in which durable.ErrFull is, that a pack that grows by so many bytes more, on a disk of one place,
+// would take more than half of the room that ledger and manifests need. Whoever let it grow on would leave a disk on which not
+// even what may go can be removed, since that takes a record.
+func Spares(d durable.Disk, coming int64) error { return spares(d, ledgerRoom/2, coming) }
+
+func spares(d durable.Disk, most, coming int64) error {
+	r, ok := d.(interface {
 		Room() (free, total int64, err error)
 	})
 	if !ok {
 		return nil
 	}
 	free, total, err := r.Room()
-	if kept := min(ledgerRoom, total/64); err == nil && free < kept {
+	if kept := min(most, total/64/(ledgerRoom/most)); err == nil && free-coming < kept {
 		return fmt.Errorf("%w: %d bytes are free, and %d are kept for ledger and manifests; docs/PLACES.md says how the vault goes on on a second disk", durable.ErrFull, free, kept)
 	}
 	return nil
@@ -329,8 +344,8 @@ func (s *Store) unsaved(session string, packs *roaring.Bitmap) *roaring.Bitmap {
 	condemned, bytes := roaring.New(), int64(0)
 	s.mu.Lock()
 	source := s.sourceOf(session)
-	for n := range s.state.marks.packs {
-		if p := s.state.packs[n]; p != nil && packs.Contains(n) && !s.spared[n] {
+	for _, n := range s.among(packs) {
+		if p := s.state.packs[n]; p != nil {
 			condemned.Add(n)
 			bytes += p.Bytes
 		}

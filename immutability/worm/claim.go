@@ -68,6 +68,28 @@ func (s *Store) ClaimOne(session string, pack uint32) bool {
 	return true
 }
 
+// among gives those of a set of packs that are marked and not spared. The work is bounded by the smaller of set and marks,
+// since a session that comes back to much that is marked claims it one by one. s.mu is held.
+func (s *Store) among(packs *roaring.Bitmap) (out []uint32) {
+	add := func(n uint32) {
+		if _, marked := s.state.marks.packs[n]; marked && !s.spared[n] {
+			out = append(out, n)
+		}
+	}
+	if packs.GetCardinality() <= uint64(len(s.state.marks.packs)) {
+		for n := range roaring.Values(packs) {
+			add(n)
+		}
+		return out
+	}
+	for n := range s.state.marks.packs {
+		if packs.Contains(n) {
+			add(n)
+		}
+	}
+	return out
+}
+
 // claimedAt is the moment of a claim, zero where the clock cannot be read: the claim then lasts until it can.
 func (s *Store) claimedAt() clock.Stamp {
 	now, err := s.clock.Now()

@@ -70,7 +70,7 @@ func (s *Store) notice(p *plan) (n noted, err error) {
 	n.marked.Packs, n.kept.Packs = remark(old.packs, p.report.Packs, p.at, func(k uint32, m mark) bool {
 		return s.spared[k] || leaving[k] > m.seq
 	})
-	n.marked.Packs = slices.DeleteFunc(n.marked.Packs, s.claimed) // since the plan was made
+	n.marked.Packs = slices.DeleteFunc(n.marked.Packs, s.allClaimed().Contains) // since the plan was made
 	return n, nil
 }
 
@@ -106,13 +106,24 @@ func (s *Store) claimed(n uint32) bool {
 	return false
 }
 
+// allClaimed gives what all sessions claim together: asked of each of very many packs, thousands of sessions are too many.
+// s.mu is held.
+func (s *Store) allClaimed() *roaring.Bitmap {
+	all := roaring.New()
+	for _, c := range s.claims {
+		all.Or(c.packs)
+	}
+	return all
+}
+
 // unspare lets the marks of a record count, but for what was claimed while it was written. s.write is held.
 func (s *Store) unspare(m *ledger.Mark) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	claimed := s.allClaimed()
 	for _, n := range m.Packs {
 		delete(s.spared, n)
-		if s.claimed(n) {
+		if claimed.Contains(n) {
 			s.spared[n] = true
 		}
 	}
@@ -121,10 +132,8 @@ func (s *Store) unspare(m *ledger.Mark) {
 
 // spare lets the marks of packs count no more. The ledger says so at the next Condemn. s.mu is held.
 func (s *Store) spare(packs *roaring.Bitmap) {
-	for n := range s.state.marks.packs {
-		if packs.Contains(n) {
-			s.spared[n] = true
-		}
+	for _, n := range s.among(packs) {
+		s.spared[n] = true
 	}
 }
 
