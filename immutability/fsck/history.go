@@ -161,6 +161,10 @@ func (h *history) take(r *record) {
 	}
 	h.stamp(r)
 	h.whileSecured(r)
+	switch r.kind {
+	case "people", "request", "veto", "carried", "secure":
+		h.marks.any = true
+	}
 	p := place{h.order, r.seq, r.at}
 	switch b := r.body.(type) {
 	case *initBody:

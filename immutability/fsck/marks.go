@@ -18,7 +18,7 @@ type (
 
 // marks are those that count, each with the moment of the record that says so.
 type marks struct {
-	any       bool // there was one: what wrote this ledger marks before it removes
+	any       bool // there was one, or a record that came with them: what wrote this ledger marks before it removes
 	snapshots map[string]Stamp
 	packs     map[uint32]Stamp
 	manifests map[string]Stamp
@@ -46,10 +46,12 @@ func readNamed(o *object) named {
 	return n
 }
 
-// takeMark follows what may be removed a day later. What is named must be there.
+// takeMark follows what may be removed a day later. What is named must be there, and a snapshot must be one that could go: a
+// mark that was set while a lock still ran would have it leave the moment that the lock ends, and not a day later.
 func (h *history) takeMark(r *record, b *markBody) {
 	m := &h.marks
 	m.any = true
+	h.couldGo(r, b.snapshots)
 	for _, id := range b.kept.snapshots {
 		delete(m.snapshots, id)
 	}
@@ -78,6 +80,32 @@ func (h *history) takeMark(r *record, b *markBody) {
 			h.wrong(r, KindRecord, "it marks manifest %q, which is not there, or is a snapshot's", id)
 		} else {
 			m.manifests[id] = r.at
+		}
+	}
+}
+
+// couldGo tells of each snapshot that is marked although something keeps it.
+func (h *history) couldGo(r *record, ids []string) {
+	newest, wanted, seen := map[*Snapshot]string{}, map[*Snapshot]string{}, map[string]bool{}
+	for _, id := range ids {
+		s := h.byID[id]
+		if s == nil || s.removed != nil {
+			continue
+		}
+		if !seen[s.Source] {
+			seen[s.Source] = true
+			h.newestKept(s.Source, newest)
+			h.wanted(s.Source, r.at, wanted)
+		}
+		switch {
+		case !h.free(s, r.at):
+			h.wrong(r, KindLock, "it marks %s to be removed, a lock of which had not run by both clocks", s.Address())
+		case len(s.holds) > 0:
+			h.wrong(r, KindLock, "it marks %s to be removed, which %d holds keep for ever", s.Address(), len(s.holds))
+		case newest[s] != "":
+			h.wrong(r, KindLock, "it marks %s to be removed, the newest %s snapshot of its source, which never goes", s.Address(), newest[s])
+		case wanted[s] != "":
+			h.wrong(r, KindLock, "it marks %s to be removed, which the keep rule %s wants", s.Address(), wanted[s])
 		}
 	}
 }

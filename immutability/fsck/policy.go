@@ -29,6 +29,16 @@ type policy struct {
 	sources map[string]rules
 }
 
+// keeps says whether it has any keep rule, which no release had that had no marks.
+func (p policy) keeps() bool {
+	for _, r := range p.sources {
+		if r.keep != (keepRules{}) {
+			return true
+		}
+	}
+	return p.keep != (keepRules{})
+}
+
 // inForce is a policy and since when.
 type inForce struct {
 	policy
@@ -160,6 +170,7 @@ func (h *history) takePolicy(r *record, p policy) {
 func (h *history) adopt(r *record, p policy, decided bool) {
 	h.policies = append(h.policies, inForce{p, r.at, decided})
 	clear(h.marks.snapshots) // it may want them
+	h.marks.any = h.marks.any || p.keeps()
 }
 
 // policy is the one in force.

@@ -89,6 +89,37 @@ var lies = []struct {
 		k.add("mark", map[string]any{"snapshots": []string{}, "packs": []uint32{}, "manifests": []string{}, "kept": map[string]any{"snapshots": []string{id}, "packs": []uint32{p}, "manifests": []string{}}})
 		k.pass(90000).remove([]string{id}, p)
 	}, KindLock, "which no mark that counts had named"},
+	{"marked while its lock runs, so that it goes the moment that it ends", func(k *maker) {
+		id := k.commit("web1", 100000)
+		k.pass(10).commit("web1", 100)
+		k.mark([]string{id})
+		k.pass(100001).remove([]string{id})
+	}, KindLock, "a lock of which had not run by both clocks"},
+	{"marked while it is held", func(k *maker) {
+		id, _ := marked(k)
+		k.add("hold", map[string]any{"snapshot": id, "reason": "r", "by": "b"})
+		k.mark([]string{id})
+	}, KindLock, "to be removed, which 1 holds keep"},
+	{"marked while it is the newest, and removed once a newer one is there", func(k *maker) {
+		id := k.commit("web1", 100)
+		k.pass(1000).mark([]string{id})
+		k.pass(90000).commit("web1", 100)
+		k.remove([]string{id})
+	}, KindLock, "to be removed, the newest"},
+	{"marked while a keep rule wants it", func(k *maker) {
+		k.add("policy", map[string]any{"mode": "governance", "default_s": 1000, "min_s": 100, "max_s": 1000000, "by": "", "keep": map[string]any{"daily": 2}})
+		id := k.commit("web1", 100)
+		k.pass(10).commit("web1", 1000000)
+		k.pass(1000).mark([]string{id})
+	}, KindLock, "to be removed, which the keep rule daily 2 wants"},
+	{"removed without a mark, in a ledger that has people", func(k *maker) {
+		k.add("secure", map[string]any{"reason": "r", "by": "a"})
+		k.remove(nil, k.seal("t"))
+	}, KindLock, "which no mark that counts had named"},
+	{"removed without a mark, in a ledger that has keep rules", func(k *maker) {
+		k.add("policy", map[string]any{"mode": "governance", "default_s": 1000, "min_s": 100, "max_s": 1000000, "by": "", "keep": map[string]any{"daily": 2}})
+		k.remove(nil, k.seal("t"))
+	}, KindLock, "which no mark that counts had named"},
 	{"a mark of what is not there", func(k *maker) { k.mark(nil, 77) }, KindRecord, "it marks pack 77, which is not there"},
 	{"a mark of a snapshot that is none", func(k *maker) { k.mark([]string{strings.Repeat("a", 64)}) }, KindRecord, "which is not there"},
 	{"removed though a keep rule wants it: hourly", func(k *maker) { kept(k, map[string]any{"hourly": 2}, 3000, 600) }, KindLock, "which the keep rule hourly 2 wants"},
