@@ -62,6 +62,9 @@ func (s *Snapshot) ClaimUntil(ctx context.Context) {
 	defer stop()
 	r.turn.Lock()
 	defer r.turn.Unlock()
+	if r.left {
+		return // ctx is done already, and what would be claimed now nobody would release
+	}
 	missing, err := v.store.Claim(wait, r.session, packs)
 	switch {
 	case err != nil && ctx.Err() == nil:

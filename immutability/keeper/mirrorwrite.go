@@ -359,9 +359,13 @@ func (m *Mirror) Prune(ctx context.Context, dry bool) (worm.PruneReport, error) 
 	if lerr != nil {
 		return rep, errors.Join(err, lerr)
 	}
+	stays := make(map[string]bool, len(left))
+	for _, s := range left {
+		stays[s.ID] = true
+	}
 	for _, d := range snapshots {
 		switch {
-		case !slices.ContainsFunc(left, func(s worm.Snapshot) bool { return s.ID == d.ID }):
+		case !stays[d.ID]:
 			d.Go = true
 			rep.Snapshots = append(rep.Snapshots, d.ID)
 		case d.Go:
