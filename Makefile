@@ -57,7 +57,7 @@ install: build
 # The tests come last, so that what is read at the end is what they say.
 # First those packages whose long loops have nothing concurrent in them and are thinned under the race detector.
 # Then what the race detector would distort, since it allocates for itself, or take minutes over.
-COUNTED := PullTurnsOver|PacksGrowWithoutEnd|DecodesBlocksAgain|NamedWrongAfterEvacuation|CutAtEveryOperation|FailureWedges
+COUNTED := PullTurnsOver|PacksGrowWithoutEnd|DecodesBlocksAgain|NamedWrongAfterEvacuation|CutAtEveryOperation|FailureWedges|YearOutgrowsItsPolicy
 WITHOUT_RACE := ./vault/chunk ./vault/pack ./immutability/ledger ./immutability/worm ./immutability/move
 
 test: tools check

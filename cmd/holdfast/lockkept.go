@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -19,9 +20,11 @@ type lockKeptJSON struct {
 	Rule     string         `json:"rule"`
 	Extended []snapshotJSON `json:"extended"`
 	Enough   int            `json:"enough"` // that the rule wants and that are locked for long enough
+	Failed   int            `json:"failed,omitempty"`
 }
 
-// runLockKept locks everything that a keep rule wants, for as long as asked for from now, where that is not the case already.
+// runLockKept locks everything that a keep rule wants, for as long as asked for from now, where that is not the case already. One that
+// cannot be locked so keeps it from none of the others: an archive must not run out because of it.
 func runLockKept(ctx context.Context, c *call) error {
 	rule, source := c.string("kept-by"), ""
 	if len(c.args) == 1 {
@@ -41,24 +44,28 @@ func runLockKept(ctx context.Context, c *call) error {
 		return err
 	}
 	j := lockKeptJSON{Rule: rule, Extended: []snapshotJSON{}}
+	var failed error // the first of them
 	for _, s := range wanted {
-		locks, err := c.view.v.Store().Locks(s.ID)
-		if err != nil {
-			return err
-		}
-		ask, short := missing(locks, lock)
-		if !short {
-			j.Enough++
-			continue
-		}
-		after, err := c.view.v.Store().Extend(ctx, s.ID, ask, c.string("by"))
-		if err != nil {
+		after, err := c.lockFurther(ctx, s.ID, lock)
+		switch {
+		case err != nil && (ctx.Err() != nil || errors.Is(err, vault.ErrKeeperGone)):
 			return fmt.Errorf("%w (%s were extended before that; the command may be given again)", err, counted(len(j.Extended), "lock"))
+		case err != nil:
+			j.Failed++
+			if failed == nil {
+				failed = fmt.Errorf("%s@%s: %w", s.Source, s.Label, err)
+			}
+		case after == nil:
+			j.Enough++
+		default:
+			j.Extended = append(j.Extended, newSnapshotJSON(*after))
 		}
-		j.Extended = append(j.Extended, newSnapshotJSON(after))
+	}
+	if failed != nil {
+		failed = fmt.Errorf("%s could not be locked so, the first is %w (%s extended)", counted(j.Failed, "snapshot"), failed, counted(len(j.Extended), "lock"))
 	}
 	if c.json() {
-		return writeJSON(c.out, j)
+		return errors.Join(writeJSON(c.out, j), failed)
 	}
 	for _, s := range j.Extended {
 		if _, err := fmt.Fprintf(c.out, "%s@%s is locked (%s) until %s\n", s.Source, s.Time, s.Mode, minute(s.LockedUntil)); err != nil {
@@ -67,7 +74,21 @@ func runLockKept(ctx context.Context, c *call) error {
 	}
 	_, err = fmt.Fprintf(c.out, "%s extended; %d of %s that the rule wants were locked for long enough.\n",
 		counted(len(j.Extended), "lock"), j.Enough, counted(len(wanted), "snapshot"))
-	return err
+	return errors.Join(err, failed)
+}
+
+// lockFurther extends one snapshot's lock; nil where it is long enough.
+func (c *call) lockFurther(ctx context.Context, id string, lock ledger.Lock) (*worm.Snapshot, error) {
+	locks, err := c.view.v.Store().Locks(id)
+	if err != nil {
+		return nil, err
+	}
+	ask, short := missing(locks, lock)
+	if !short {
+		return nil, nil
+	}
+	after, err := c.view.v.Store().Extend(ctx, id, ask, c.by())
+	return &after, err
 }
 
 // missing says which lock must be asked for so that one of the mode runs for about as long as asked for, and whether one must. A

@@ -50,7 +50,7 @@ func TestArchiveIsNotLocked(t *testing.T) {
 	s, srv, src := pulledSite(t)
 	s.pull(srv, "web1", src)
 	s.run("lock", "--kept-by", "yearly", "--for", "300d").says(t, exitFailed, "no yearly rule", "lock show")
-	s.write("holdfast.yaml", "vault: "+s.vault+"\nkeep: {yearly: 7}\nmetrics: {listen: \"127.0.0.1:0\"}\naccept_weaker_protection: true\nsources:\n"+sourceItem(srv, "web1", src))
+	s.write("holdfast.yaml", "vault: "+s.vault+"\nkeep: {yearly: 7, within: 30d}\nmetrics: {listen: \"127.0.0.1:0\"}\naccept_weaker_protection: true\nsources:\n"+sourceItem(srv, "web1", src))
 	d := s.serve() // which adopts it
 	defer d.stop()
 	s.run("lock", "--kept-by", "yearly").says(t, exitUsage, "--for")
@@ -64,10 +64,15 @@ func TestArchiveIsNotLocked(t *testing.T) {
 		time.Until(all[0].LockedUntil) < 299*config.Day {
 		t.Errorf("%+v of %+v", first, all)
 	}
-	again := decoded[lockKeptJSON](t, s.must("lock", "--kept-by", "any", "web1", "--for", "310d", "--mode", "compliance", "--json"))
+	again := decoded[lockKeptJSON](t, s.must("lock", "--kept-by", "yearly", "web1", "--for", "310d", "--mode", "compliance", "--json"))
 	if len(again.Extended) != 0 || again.Enough != 1 {
 		t.Errorf("again: %+v", again)
 	}
 	s.run("lock", "--kept-by", "yearly", "--for", "300d").says(t, exitDone, "0 locks extended; 1 of 1 snapshot")
 	s.run("lock", "--for", "300d").says(t, exitUsage, "which snapshot")
+	// One that cannot be locked as asked for keeps nobody from locking the others.
+	s.run("lock", "--kept-by", "any", "--for", "399d", "--mode", "governance", "--by", "the timer").says(t, exitFailed, "weaker", all[0].Time, "1 lock extended")
+	if all := decoded[[]snapshotJSON](t, s.must("snapshots", "--json")); time.Until(all[1].LockedUntil) < 398*config.Day {
+		t.Errorf("the second is locked until %s", all[1].LockedUntil)
+	}
 }
