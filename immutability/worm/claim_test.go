@@ -121,3 +121,43 @@ func TestEndlessClaims(t *testing.T) {
 		t.Errorf("a manifest that names every number there is: %v", err)
 	}
 }
+
+// TestClaimsOneByOneAreAListToSort: a source that comes back to much that is marked claims it pack by pack, and what it saved so
+// is looked through for each of them.
+func TestClaimsOneByOneAreAListToSort(t *testing.T) {
+	_, src, s := newStore(t)
+	var packs []uint32
+	for range 50 {
+		p, err := seal(s, "s1")
+		must(t, err)
+		packs = append(packs, p.Number)
+	}
+	commit(t, s, "web1", "s1", ledger.Lock{}, packs...)
+	src.Advance(time.Minute)
+	commit(t, s, "web1", "s2", ledger.Lock{})
+	src.Advance(30 * time.Hour)
+	condemned(t, s, 1, 51)
+	must(t, s.Bind("s3", "web1"))
+	before, err := s.Budget("web1")
+	must(t, err)
+	for _, n := range packs {
+		if !s.ClaimOne("s3", n) {
+			t.Fatalf("pack %d cannot be claimed", n)
+		}
+	}
+	if n := len(s.saved["web1"]); n != 1 {
+		t.Errorf("%d parts of a budget for what was claimed in one second", n)
+	}
+	after, err := s.Budget("web1")
+	must(t, err)
+	var bytes int64
+	for _, n := range packs {
+		p, _ := s.Pack(n)
+		bytes += p.Bytes
+	}
+	if after.Used-before.Used != bytes {
+		t.Errorf("it used %d of its budget for %d bytes", after.Used-before.Used, bytes)
+	}
+	src.Advance(25 * time.Hour)
+	swept(t, s, 1, 1) // the pack that nobody claimed; the marks of the others count no more
+}
