@@ -234,6 +234,9 @@ func (c *call) release(ctx context.Context, address string) (any, error) {
 
 // policyRequest is the policy in force with everything that is said put into its place.
 func (c *call) policyRequest(args []string) (any, error) {
+	if !c.view.whole() {
+		return nil, usage("request make policy: it holds the rules of every source, and you see some of them: have somebody make it who sees all")
+	}
 	var said policy.Policy
 	if len(args) == 1 {
 		settings, err := policy.Parse("FILE", []byte(args[0]))

@@ -217,6 +217,10 @@ func TestTheDoorShowsRequestsAndNoMoreThanAUserSees(t *testing.T) {
 	if out := show("bob"); strings.Contains(out, "web1@") {
 		t.Errorf("bob sees another's source: %s", out)
 	}
+	// A policy names all sources with their rules.
+	if r := d.ssh("alice", "request-make", "policy", `'{"default_s": 86400}'`, "--reason", "x"); r.code == exitDone || r.out != "" || !strings.Contains(r.err, "rules of every source") {
+		t.Errorf("%d: %s%s", r.code, r.out, r.err)
+	}
 	bad := d.stock("alice", "ssh", strings.Replace(made.out, "gone", "lost", 1)+"x", "alice@127.0.0.1", "request-show", "-")
 	if bad.code == exitDone || !strings.Contains(bad.err, "line 12") {
 		t.Errorf("%d: %s%s", bad.code, bad.out, bad.err)

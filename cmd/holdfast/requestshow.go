@@ -249,8 +249,10 @@ func (c *call) look(ctx context.Context, b brought) (*shownRequest, asked, error
 	for _, snap := range all {
 		known.names[snap.ID] = snap.Source + "@" + snap.Label
 	}
-	p := c.view.v.Store().Policy()
-	known.inForce = &p
+	if c.view.whole() { // it names sources
+		p := c.view.v.Store().Policy()
+		known.inForce = &p
+	}
 	return s, known, nil
 }
 

@@ -108,6 +108,7 @@ type history struct {
 	init      *initBody
 	policies  []inForce
 	origins   []*originBody
+	origin    uint64 // number of the newest record that began one, 0 for none
 	claims    []claim
 	covers    []covered
 	latest    map[string]int64 // the latest time of each witness, by verifier

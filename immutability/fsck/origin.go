@@ -144,6 +144,7 @@ func (h *history) takeOrigin(r *record, b *originBody) {
 	}
 	h.origins = append(h.origins, b)
 	h.originAgreed(r, b)
+	h.origin = r.seq
 	number := len(h.origins) + 1
 	first, _, _ := strings.Cut(h.init.verifier, "+")
 	want, err := under(h.init.verifier, originName(first, number))

@@ -456,6 +456,11 @@ var decisions = []struct {
 		c.carried(id, true)
 	}, KindLock, "while the wall clock was shifted"},
 	{"another origin that nobody signed", func(c *council, _, _ string) { c.origin(999, c.root(1), c.key) }, KindLock, "none of the 3 people in force had signed"},
+	{"a request of before another origin", func(c *council, _, _ string) {
+		r := c.ask(quorum.Resume{})
+		c.origin(999, c.root(1), c.key)
+		c.bring(r, c.anna, c.bert)
+	}, KindRecord, "may have been lost"},
 	{"a request for an origin as a record", func(c *council, _, _ string) {
 		c.bring(c.ask(quorum.Origin{Note: "x\n", Root: c.root(1)}), c.anna, c.bert)
 	}, KindRecord, "no record of its own"},

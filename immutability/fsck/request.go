@@ -105,6 +105,8 @@ func (h *history) timely(r *record, q quorum.Request) {
 		h.wrong(r, KindRecord, "a request of vault %s", q.Vault)
 	case r.at.Wall.Before(q.From) || !r.at.Wall.Before(q.Until):
 		h.wrong(r, KindRecord, "a request from %s until %s that was taken at %s", q.From.Format(wallForm), q.Until.Format(wallForm), r.at.Wall.Format(wallForm))
+	case h.origin > 0 && q.Size <= h.origin:
+		h.wrong(r, KindRecord, "a request made from %d records, before record %d began another origin: what became of it may have been lost", q.Size, h.origin)
 	case q.Size > r.seq:
 		h.wrong(r, KindRecord, "a request made from %d records, and %d stand before it", q.Size, r.seq)
 	default:

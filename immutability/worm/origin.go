@@ -141,8 +141,10 @@ func (s *Store) nothingMoreLost(note string) error {
 	return nil
 }
 
-// applyOrigin remembers the request that began another origin: neither its nonce nor itself counts again.
+// applyOrigin remembers the request that began another origin: neither its nonce nor itself counts again. Nor does one that was
+// made before: that it was vetoed, or carried out, may be what was lost.
 func (st *state) applyOrigin(r ledger.Record) {
+	st.origin = r.Seq
 	if len(r.Origin.Quorum) == 0 {
 		return
 	}

@@ -358,8 +358,14 @@ func TestSameNonceIsAReplay(t *testing.T) {
 // TestAnotherOriginTakesTheirSignatures: once people are in force nobody gives up a part of the ledger alone.
 func TestAnotherOriginTakesTheirSignatures(t *testing.T) {
 	d, src, s := newPeopled(t)
-	commit(t, s, "web1", "s1", ledger.Lock{})
+	snap := commit(t, s, "web1", "s1", ledger.Lock{})
+	commit(t, s, "web1", "s1b", ledger.Lock{})
 	old := d.Clone()
+	vetoed := encoded(t, ask(t, s, quorum.Delete{Snapshots: []string{snap.ID}}))
+	asked, err := s.Submit(ctx, vetoed, both(vetoed), "anna")
+	must(t, err)
+	_, err = s.Veto(ctx, asked.ID, "no", "carl")
+	must(t, err)
 	commit(t, s, "web1", "s2", ledger.Lock{})
 	some := s.Ledger().Checkpoint()
 	commit(t, s, "web1", "s3", ledger.Lock{})
@@ -426,6 +432,10 @@ func TestAnotherOriginTakesTheirSignatures(t *testing.T) {
 	if s.Ledger().Behind() != nil || !s.state.wasBrought(quorum.ID(data), "") {
 		t.Errorf("behind %v, brought %v", s.Ledger().Behind(), s.state.brought)
 	}
+	// What was vetoed in the part that is lost does not come again.
+	_, err = s.Submit(ctx, vetoed, both(vetoed), "eve")
+	refusal(t, "vetoed in what is lost", err, "another origin")
+	submit(t, s, quorum.Delete{Snapshots: []string{snap.ID}})
 	must(t, independentlyAlways(old))
 }
 

@@ -215,13 +215,15 @@ func (s *Store) admitRequest(request []byte, signatures [][]byte, r quorum.Reque
 // timely says why a request is not of this vault, of this time and of this ledger, or not new. s.write is held.
 func (s *Store) timely(request []byte, r quorum.Request, now clock.Stamp) error {
 	s.mu.Lock()
-	vault, again := s.state.vault, s.state.wasBrought(quorum.ID(request), r.Nonce)
+	vault, again, origin := s.state.vault, s.state.wasBrought(quorum.ID(request), r.Nonce), s.state.origin
 	s.mu.Unlock()
 	switch {
 	case r.Vault != vault:
 		return fmt.Errorf("it is of vault %s, and this one is %s", r.Vault, vault)
 	case again:
 		return fmt.Errorf("%w, or another one with its nonce: each is brought once; make it anew", ErrBrought)
+	case origin > 0 && r.Size <= origin:
+		return fmt.Errorf("it was made before the ledger went on under another origin (record %d), and what became of it then may be what was lost: make it anew", origin)
 	case now.Wall.Before(r.From):
 		return fmt.Errorf("it begins to count at %s, and it is %s now", r.From.Format(time.RFC3339), now.Wall.UTC().Format(time.RFC3339))
 	case !now.Wall.Before(r.Until):

@@ -46,6 +46,7 @@ type state struct {
 	unread   map[string]bool // requests of a later release, by ID
 	strange  string          // one of these that was carried out
 	secure   *securedState   // nil while nothing is secured
+	origin   uint64          // number of the newest record that began another origin, 0 for none
 
 	newestCommit uint64 // number of the newest record that committed
 	seen         sightings
