@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 
 	"github.com/holdfast-vault/holdfast/immutability/durable"
 )
@@ -55,6 +56,9 @@ func Add(first *durable.Dir, dir string) (Added, error) {
 	if info.Mode().Perm()&0o022 != 0 {
 		return Added{}, fmt.Errorf("%q has mode %o: others may write to it; give it 0750", dir, info.Mode().Perm())
 	}
+	if err := sameGroup(first, at); err != nil {
+		return Added{}, fmt.Errorf("%q %w", dir, err)
+	}
 	a, err := add(first, at, dir)
 	if err != nil {
 		return a, fmt.Errorf("place %q: %w", dir, err)
@@ -63,11 +67,29 @@ func Add(first *durable.Dir, dir string) (Added, error) {
 	return a, nil
 }
 
+// sameGroup refuses a directory that those who read the vault could not enter: once it is immutable nobody but root changes that.
+func sameGroup(first, at durable.Disk) error {
+	vault, err := first.Stat(packsDir)
+	if err != nil {
+		return err
+	}
+	info, err := at.Stat(".")
+	if err != nil {
+		return err
+	}
+	have, ok := info.Sys().(*syscall.Stat_t)
+	want, is := vault.Sys().(*syscall.Stat_t)
+	if ok && is && vault.Mode().Perm()&0o070 != 0 && have.Gid != want.Gid {
+		return fmt.Errorf("is of group %d, and the vault of group %d, which reads it: give the directory to that group (chgrp %d)", have.Gid, want.Gid, want.Gid)
+	}
+	return nil
+}
+
 // apart refuses a directory that lies in another place, or another in it.
 func apart(first *durable.Dir, dir string) error {
 	list, err := Read(first)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return err
+		return unread(err)
 	}
 	others := []string{first.Path()}
 	for _, e := range list.Places {
@@ -81,6 +103,11 @@ func apart(first *durable.Dir, dir string) error {
 		}
 	}
 	return nil
+}
+
+// unread says what to do about a list that cannot be read.
+func unread(err error) error {
+	return fmt.Errorf("%w; take it away (as root, with chattr -i of the vault's directory for as long as it takes, under a keeper), and add every place again", err)
 }
 
 // within says whether a directory is another one or lies below it, by name or through links.
@@ -124,7 +151,7 @@ func add(first, at durable.GuardedDisk, path string) (Added, error) {
 	if errors.Is(err, fs.ErrNotExist) {
 		list = List{Vault: vault}
 	} else if err != nil {
-		return Added{}, fmt.Errorf("%w; take it away, and add every place again", err)
+		return Added{}, unread(err)
 	}
 	if list.Vault != vault {
 		return Added{}, fmt.Errorf("%s is of vault %s, and this is vault %s", ListFile, list.Vault, vault)

@@ -379,3 +379,35 @@ func TestWordsOfPlaces(t *testing.T) {
 		t.Error("twice")
 	}
 }
+
+// A place that the vault's readers cannot enter would be immutable before anybody notices: a daemon beside a keeper would not
+// start again.
+func TestAPlaceThatReadersCannotEnterIsRefused(t *testing.T) {
+	if os.Geteuid() != 0 {
+		if os.Getenv("HOLDFAST_REQUIRE_ALL") == "1" {
+			t.Fatal("needs root")
+		}
+		t.Skip("needs root")
+	}
+	vault, at := t.TempDir(), t.TempDir()
+	must(t, os.Chmod(at, 0o750), os.Mkdir(filepath.Join(vault, packsDir), 0o750), os.Mkdir(filepath.Join(vault, incomingDir), 0o750))
+	must(t, os.WriteFile(filepath.Join(vault, identityFile), []byte(`{"format":1,"vault":"`+vaultID+`"}`), 0o640))
+	must(t, os.Chown(filepath.Join(vault, packsDir), 0, 65534))
+	first, err := durable.OpenDir(vault)
+	must(t, err)
+	defer first.Close()
+	if _, err := Add(first, at); err == nil || !strings.Contains(err.Error(), "chgrp 65534") {
+		t.Errorf("%v", err)
+	}
+	must(t, os.WriteFile(filepath.Join(vault, ListFile), []byte("{"), 0o600))
+	if _, err := Add(first, at); err == nil || !strings.Contains(err.Error(), "add every place again") {
+		t.Errorf("a damaged list: %v", err)
+	}
+	must(t, os.Remove(filepath.Join(vault, ListFile)))
+	if entries, err := os.ReadDir(at); err != nil || len(entries) != 0 {
+		t.Errorf("it was changed: %v %v", entries, err)
+	}
+	must(t, os.Chown(at, 0, 65534))
+	_, err = Add(first, at)
+	must(t, err)
+}
