@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"time"
 
@@ -89,7 +90,8 @@ type explainJSON struct {
 	QuorumOnly bool `json:"quorum_only"`
 	// Earliest is when a prune could remove it, at the earliest; a mark and a day are in it.
 	Earliest *time.Time `json:"earliest,omitempty"`
-	// MayGoFrom is exact if nothing new happens from now on; left out where it then stays for good.
+	// MayGoFrom is exact if nothing new happens from now on and no reason is "halt" or "unreadable", whose end it does not know; left
+	// out where it then stays for good.
 	MayGoFrom *time.Time `json:"may_go_from,omitempty"`
 	// Then is what is left of the reasons if it stays for good.
 	Then []reasonJSON `json:"then,omitempty"`
@@ -178,6 +180,11 @@ func by(name string) string {
 	return ", by " + printable(name)
 }
 
+// stopped says whether something stops all removal, of whose end nobody knows.
+func (j *explainJSON) stopped() bool {
+	return slices.ContainsFunc(j.Reasons, func(r reasonJSON) bool { return r.Rule == retention.RuleHalt || r.Rule == retention.RuleUnreadable })
+}
+
 // when says when it could go.
 func (j *explainJSON) when() string {
 	people := "unless several people sign for it"
@@ -204,6 +211,8 @@ func (j *explainJSON) when() string {
 		for _, r := range j.Then {
 			s += fmt.Sprintf("\n  %-11s%s", r.Rule, printable(r.Text))
 		}
+	case j.stopped():
+		s += fmt.Sprintf("\nIf nothing new comes and this machine stays on, it may be marked from %s, once nothing stops all removal any more.", j.MayGoFrom.Format("2006-01-02 15:04:05 UTC"))
 	default:
 		s += fmt.Sprintf("\nIf nothing new comes and this machine stays on, it may be marked from %s, exactly.", j.MayGoFrom.Format("2006-01-02 15:04:05 UTC"))
 	}

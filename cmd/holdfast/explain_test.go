@@ -6,6 +6,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/holdfast-vault/holdfast/immutability/retention"
 )
 
 // TestNobodyCanSayWhyItIsKept: explain, usage, the dry run and the play forward answer beside each other and the daemon, change
@@ -64,4 +66,20 @@ func TestNobodyCanSayWhyItIsKept(t *testing.T) {
 	s.run("prune", "--simulate", "soon").says(t, exitUsage, "90d")
 	s.run("prune", "--no-pulls").says(t, exitUsage, "--simulate")
 	s.run("prune", "--simulate", "9d", "--dry-run").says(t, exitUsage, "--dry-run")
+}
+
+// TestExactMomentWhileNothingMayGo: while the vault is secured, its clock is shifted or a manifest cannot be read, no moment is exact, and
+// what is told says so.
+func TestExactMomentWhileNothingMayGo(t *testing.T) {
+	now := time.Date(2027, 3, 1, 12, 0, 0, 0, time.UTC)
+	for _, rule := range []string{retention.RuleHalt, retention.RuleUnreadable} {
+		j := explainJSON{Reasons: []reasonJSON{{Rule: rule, Text: "the vault is secured"}}, Earliest: &now, MayGoFrom: &now}
+		if s := j.when(); !strings.Contains(s, "once nothing stops all removal") || strings.Contains(s, "exactly") {
+			t.Errorf("%s: %s", rule, s)
+		}
+		j.MayGo, j.Reasons[0].Rule = false, retention.RuleLock
+		if s := j.when(); !strings.Contains(s, "12:00:00 UTC, exactly.") {
+			t.Errorf("%s", s)
+		}
+	}
 }
