@@ -466,7 +466,7 @@ func playSoldier() error {
 
 // playAttack is TestMain's way into the processes of an attack.
 func playAttack(as string) int {
-	play := map[string]func() error{"soldier": playSoldier, "mutant": playMutant, "storm": playStorm}
+	play := map[string]func() error{"soldier": playSoldier, "mutant": playMutant, "storm": playStorm, "sweeper": playSweeper}
 	if err := play[as](); err != nil {
 		fmt.Fprintln(os.Stderr, as+":", err)
 		return 1

@@ -64,8 +64,12 @@ func manifest(c *keeper.Client, source, session string, forge func(*reliance.Hea
 	if err != nil {
 		return nil, err
 	}
+	return framed(c.Welcome().Vault, source, session, label, previous, forge, packs...)
+}
+
+func framed(vault, source, session, label, previous string, forge func(*reliance.Head), packs ...uint32) ([]byte, error) {
 	h := reliance.Head{
-		Format: reliance.Format, Vault: c.Welcome().Vault, Source: source, Session: session, Begin: time.Now().UTC().Truncate(time.Second),
+		Format: reliance.Format, Vault: vault, Source: source, Session: session, Begin: time.Now().UTC().Truncate(time.Second),
 		Label: label, State: reliance.Complete, Clean: true, Previous: previous,
 	}
 	if err := h.SetPacks(roaring.BitmapOf(packs...)); err != nil {

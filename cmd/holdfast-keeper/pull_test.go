@@ -398,7 +398,7 @@ func dieAt(t *testing.T, s *site, m moment) bool {
 }
 
 // watch returns a channel that is closed at the nth event of a kind in a directory of the vault.
-func (s *site) watch(dir string, mask uint32, suffix string, nth int) <-chan struct{} {
+func (s *machine) watch(dir string, mask uint32, suffix string, nth int) <-chan struct{} {
 	s.t.Helper()
 	fd, err := unix.InotifyInit1(unix.IN_CLOEXEC | unix.IN_NONBLOCK)
 	must(s.t, err)
