@@ -70,6 +70,11 @@ func (m *mover) successor(ctx context.Context, moved worm.Moved) error {
 	if _, is, err := worm.ReadMoving(m.o.New); err != nil || is {
 		return errors.Join(worm.ErrMoving, err)
 	}
+	// It may be gone in the cache alone, where the end of the move failed. Once the old place is gone nobody could give the move
+	// again.
+	if err := m.o.New.SyncDir("."); err != nil {
+		return err
+	}
 	list, err := takeInventory(m.o.New)
 	if err != nil {
 		return err
