@@ -194,6 +194,7 @@ func (c *checker) pack(ctx context.Context, info worm.PackInfo) {
 	f, size, err := open(info.Number)
 	if err != nil {
 		// A pack is swept before its file goes, so one that is not has to open. What is missing the store's own check has told.
+		c.follow()
 		if _, still := c.v.store.Pack(info.Number); still && !c.told[info.Number] && !c.readAgain(ctx, info.Number) && ctx.Err() == nil {
 			bad(err.Error())
 		}
@@ -345,7 +346,11 @@ func (c *checker) snapshots(ctx context.Context, all []worm.Snapshot) error {
 	return nil
 }
 
+// follow makes sure that what a keeper removed up to now is known here: that comes with whatever it answers.
+func (c *checker) follow() { _, _ = c.v.store.Clock() }
+
 func (c *checker) remains(id string) (bool, error) {
+	c.follow()
 	all, err := c.v.store.Snapshots()
 	return slices.ContainsFunc(all, func(s worm.Snapshot) bool { return s.ID == id }), err
 }

@@ -133,6 +133,44 @@ func TestPruneThroughTheKeeperTakesTwoMarks(t *testing.T) {
 	}
 }
 
+// TestACheckBesideASweepCriesDamage: what the keeper removes is known here only once it has answered something, which a sweep does
+// at its end. Until then files are missing that the ledger, as far as it was read, still names.
+func TestACheckBesideASweepCriesDamage(t *testing.T) {
+	h := newHouse(t)
+	m, ctx := h.mirror(), t.Context()
+	first, pack := h.pull(m, "web1", "s1")
+	h.clock.Advance(time.Minute)
+	h.pull(m, "web1", "s2")
+	h.clock.Advance(3 * time.Hour)
+	if _, err := m.Prune(ctx, false); err != nil {
+		t.Fatal(err)
+	}
+	h.clock.Advance(25 * time.Hour)
+	sweep := func() {
+		t.Helper()
+		if rep, err := h.store.Sweep(ctx); err != nil || len(rep.Packs) != 1 {
+			t.Fatalf("%+v %v", rep, err)
+		}
+	}
+	sweep()
+	if found := m.CheckPack(ctx, pack); len(found) > 0 {
+		t.Errorf("a pack that a sweep has just removed: %v", found)
+	}
+	if _, there := m.Pack(pack); there {
+		t.Error("the mirror does not know that it is gone")
+	}
+	h.pull(m, "web1", "s3")
+	h.clock.Advance(40 * 24 * time.Hour)
+	if _, err := m.Prune(ctx, false); err != nil {
+		t.Fatal(err)
+	}
+	h.clock.Advance(25 * time.Hour)
+	sweep()
+	for _, d := range m.Check(ctx, false) {
+		t.Errorf("after a sweep (%s went first): %v", first.ID, d)
+	}
+}
+
 func TestALostKeeperCostsWhatGrowsAndNothingElse(t *testing.T) {
 	h := newHouse(t)
 	m, ctx := h.mirror(), t.Context()

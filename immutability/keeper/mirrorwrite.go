@@ -326,6 +326,7 @@ func (m *Mirror) Check(ctx context.Context, readData bool) []worm.Damage {
 	if err != nil {
 		return append(found, worm.Damage{What: "keeper", Detail: fmt.Sprintf("what only it can see was not looked at: %v", err), Unseen: true})
 	}
+	found = m.notLeaving(found)
 	// What is on its way into the vault looks like nobody's from here; the keeper knows.
 	found = slices.DeleteFunc(found, func(d worm.Damage) bool { return d.Stray && !slices.Contains(lines, d.String()) })
 	for _, line := range lines {
@@ -337,6 +338,21 @@ func (m *Mirror) Check(ctx context.Context, readData bool) []worm.Damage {
 		}
 	}
 	return found
+}
+
+// CheckPack reads every byte of one pack, as worm.Store.CheckPack does.
+func (m *Mirror) CheckPack(ctx context.Context, n uint32) []worm.Damage {
+	found := m.store.CheckPack(ctx, n)
+	if len(found) > 0 {
+		_, _ = m.told() // with its answer comes what it removed meanwhile
+	}
+	return m.notLeaving(found)
+}
+
+// notLeaving leaves out what the keeper removed while it was looked at. A sweep answers at its end, and until something is
+// answered the ledger of before it is what is known here.
+func (m *Mirror) notLeaving(found []worm.Damage) []worm.Damage {
+	return slices.DeleteFunc(found, func(d worm.Damage) bool { return m.store.PlaceOf(d.What) == worm.PlaceLeaving })
 }
 
 // Prune has what may go marked, and what was marked a day before removed; with dry it only says what could go by what is
