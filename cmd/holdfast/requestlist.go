@@ -183,7 +183,7 @@ func (c *call) known(ctx context.Context) (asked, error) {
 		return asked{}, err
 	}
 	p := c.view.v.Store().Policy()
-	out := asked{names: make(map[string]string, len(all)), inForce: &p}
+	out := asked{names: make(map[string]string, len(all)), inForce: &p, short: true}
 	for _, s := range all {
 		out.names[s.ID] = s.Source + "@" + s.Label
 	}

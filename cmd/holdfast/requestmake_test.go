@@ -1,6 +1,8 @@
 package main
 
 import (
+	"encoding/json"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -224,5 +226,39 @@ func TestTheDoorShowsRequestsAndNoMoreThanAUserSees(t *testing.T) {
 	bad := d.stock("alice", "ssh", strings.Replace(made.out, "gone", "lost", 1)+"x", "alice@127.0.0.1", "request-show", "-")
 	if bad.code == exitDone || !strings.Contains(bad.err, "line 12") {
 		t.Errorf("%d: %s%s", bad.code, bad.out, bad.err)
+	}
+}
+
+// TestWhoSignsIsNotShownAll: what is beyond the end of a list is signed too. Only a list of requests is cut.
+func TestWhoSignsIsNotShownAll(t *testing.T) {
+	var d quorum.Delete
+	for i := range 200 {
+		d.Snapshots = append(d.Snapshots, fmt.Sprintf("%064x", i+1))
+	}
+	action, what, err := quorum.What(d)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var out strings.Builder
+	if err := printRequest(&out, &shownRequest{Action: string(action), What: what}, asked{}); err != nil {
+		t.Fatal(err)
+	}
+	for _, id := range d.Snapshots {
+		if !strings.Contains(out.String(), id) {
+			t.Fatalf("%s is not shown", id)
+		}
+	}
+	if got := asksFor(quorum.Request{Action: action, What: what}, asked{short: true}); got[len(got)-1] != "and 170 more" {
+		t.Errorf("%q", got[len(got)-1])
+	}
+}
+
+// TestWhoBringsAnOriginIsToldToSubmitIt: that is refused, because it cannot wait.
+func TestWhoBringsAnOriginIsToldToSubmitIt(t *testing.T) {
+	for action, want := range map[quorum.Action]string{quorum.ActionOrigin: "ledger origin --request", quorum.ActionResume: "request submit"} {
+		var out strings.Builder
+		if err := printRequest(&out, &shownRequest{Action: string(action), What: json.RawMessage("{}"), Here: &requestHere{}}, asked{}); err != nil || !strings.Contains(out.String(), want) {
+			t.Errorf("%s: %v\n%s", action, err, out.String())
+		}
 	}
 }

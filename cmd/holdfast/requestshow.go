@@ -56,6 +56,7 @@ type requestHere struct {
 type asked struct {
 	names   map[string]string // addresses by snapshot ID
 	inForce *policy.Policy    // nil: not known
+	short   bool              // of many snapshots a few are named. Never for who signs: what is not shown is signed too
 }
 
 func newShownRequest(data []byte, r quorum.Request) *shownRequest {
@@ -351,6 +352,8 @@ func printRequest(w io.Writer, s *shownRequest, known asked) error {
 			for _, why := range h.Wrong {
 				fmt.Fprintf(&b, "  %s\n", printable(why))
 			}
+		case s.Action == string(quorum.ActionOrigin):
+			b.WriteString("Enough people signed it. It is carried out at once, where the vault is: holdfast ledger origin --request FILE; beside a keeper: holdfast-keeper origin --request FILE --signature FILE...\n")
 		default:
 			b.WriteString("Enough people signed it. Bring it with: holdfast request submit\n")
 		}
@@ -359,7 +362,7 @@ func printRequest(w io.Writer, s *shownRequest, known asked) error {
 	return err
 }
 
-// listedMost bounds what is listed one by one.
+// listedMost bounds what a list of requests names one by one of each.
 const listedMost = 30
 
 // asksFor says in plain sentences what a request is for.
@@ -378,7 +381,7 @@ func asksFor(r quorum.Request, known asked) []string {
 	case quorum.Delete:
 		out := []string{counted(len(b.Snapshots), "snapshot") + " may be forgotten before the governance locks have run:"}
 		for i, id := range b.Snapshots {
-			if i == listedMost {
+			if known.short && i == listedMost {
 				return append(out, fmt.Sprintf("and %d more", len(b.Snapshots)-i))
 			}
 			out = append(out, "  "+name(id))

@@ -70,7 +70,11 @@ func (a *app) signRequest(ctx context.Context, key, file, as string) error {
 	if err := writeNew(to, out.Bytes()); err != nil {
 		return err
 	}
-	_, err = fmt.Fprintf(a.err, "Signed with %s: %s\nBring it to the vault beside the request: holdfast request submit %s\n", print, printable(to), printable(file))
+	bring := "holdfast request submit "
+	if r.Action == quorum.ActionOrigin { // which cannot wait
+		bring = "holdfast ledger origin --request "
+	}
+	_, err = fmt.Fprintf(a.err, "Signed with %s: %s\nBring it to the vault beside the request: %s%s\n", print, printable(to), bring, printable(file))
 	return err
 }
 

@@ -1,6 +1,7 @@
 package worm
 
 import (
+	"strings"
 	"testing"
 	"time"
 
@@ -110,4 +111,16 @@ func TestPlantedPeopleCanBeExchangedUnderThePanicSwitch(t *testing.T) {
 		t.Error(changed, refused, err)
 	}
 	must(t, independentlyAlways(d))
+}
+
+// TestARequestThatWaitsForTheClockSaysSo: else it is said to be carried out at a moment that has passed.
+func TestARequestThatWaitsForTheClockSaysSo(t *testing.T) {
+	_, src, s := newPeopled(t)
+	info := submit(t, s, policyBody(t, s.Policy()))
+	src.StepWall(10 * day)
+	src.Advance(requestDelay + time.Minute)
+	must(t, s.Tick())
+	if is := stateOf(t, s, info.ID); is.State != RequestWaiting || !strings.Contains(is.Why, "clock is shifted") {
+		t.Errorf("%s: %q", is.State, is.Why)
+	}
 }

@@ -348,6 +348,8 @@ func (s *Store) describeRequest(q *requestState, now clock.Stamp) RequestInfo {
 		out.State = RequestWaiting
 		if s.state.secure != nil && q.request.Action != quorum.ActionResume {
 			out.Why = "the vault is secured: it waits until people resume, or its window ends"
+		} else if a := q.request.Action; s.state.noted.Stopped && a != quorum.ActionClock && a != quorum.ActionResume {
+			out.Why = "the wall clock is shifted: it waits until that is put right, or its window ends"
 		}
 	}
 	return out
