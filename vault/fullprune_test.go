@@ -74,7 +74,7 @@ func TestAPackThatGrowsLeavesNoRoomToPruneIn(t *testing.T) {
 	if err := m.Close(); err != nil {
 		t.Fatal(err)
 	}
-	d := &finite{Disk: m.disk, total: 24 << 20}
+	d := &finite{Disk: m.disk, total: 12 << 20}
 	o := m.o
 	o.Identities, o.Clock, o.Workers, o.disk, o.index = append(o.Identities, m.ident), m.clock, 1, d, m.index
 	v, err := Open(t.Context(), "", o)
@@ -82,15 +82,13 @@ func TestAPackThatGrowsLeavesNoRoomToPruneIn(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer v.Close()
-	noise := rand.New(rand.NewPCG(1, 1))
+	noise := rand.NewChaCha8([32]byte{1})
 	content := func(size int) []byte {
 		b := make([]byte, size)
-		for i := range b {
-			b[i] = byte(noise.Uint32())
-		}
+		_, _ = noise.Read(b)
 		return b
 	}
-	pull(t, v, "web1", tree{"a/b": content(6 << 20)})
+	pull(t, v, "web1", tree{"a/b": content(3 << 20)})
 	m.clock.Advance(time.Minute)
 	pull(t, v, "web1", tree{"a/b": content(1 << 20)})
 	m.clock.Advance(2 * time.Hour)
@@ -98,7 +96,7 @@ func TestAPackThatGrowsLeavesNoRoomToPruneIn(t *testing.T) {
 		t.Fatal(err)
 	}
 	m.clock.Advance(25 * time.Hour)
-	if _, err := tryPull(t.Context(), v, "web1", tree{"a/b": content(40 << 20)}); !durable.IsNoSpace(err) {
+	if _, err := tryPull(t.Context(), v, "web1", tree{"a/b": content(16 << 20)}); !durable.IsNoSpace(err) {
 		t.Fatalf("a pull of more than the disk has: %v", err)
 	}
 	rep, err := v.Prune(t.Context(), false)
