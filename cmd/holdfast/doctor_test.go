@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -165,11 +166,29 @@ func TestComplianceIsRefusedWhereTheDaemonOwnsTheFiles(t *testing.T) {
 	}
 }
 
+// lockedText is what one goroutine writes and another reads.
+type lockedText struct {
+	mu sync.Mutex
+	b  strings.Builder
+}
+
+func (l *lockedText) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.Write(p)
+}
+
+func (l *lockedText) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.String()
+}
+
 // A protection that is lost on a day without a restart must not be shown for ever as if it held.
 func TestALevelThatFallsIsTold(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		levels := []level.Level{level.Flag, level.Flag, level.None}
-		var said strings.Builder
+		var said lockedText
 		log := slog.New(slog.NewTextHandler(&said, nil))
 		var broken atomic.Bool
 		p := &protection{try: func(context.Context) (level.Report, error) {

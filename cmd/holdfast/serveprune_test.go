@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -50,26 +51,31 @@ func TestADaemonPrunesUnasked(t *testing.T) {
 			close(changed)
 			changed = make(chan struct{})
 		}
+		ran := func() []time.Duration {
+			mu.Lock()
+			defer mu.Unlock()
+			return slices.Clone(at)
+		}
 		time.Sleep(48 * time.Hour)
-		if len(at) > 0 || p.state().Daily {
+		if at := ran(); len(at) > 0 || p.state().Daily {
 			t.Errorf("pruned at %v, and nobody asked for it", at)
 		}
 		turn(true)
 		synctest.Wait()
-		if len(at) != 1 || !p.state().Daily || p.state().RemovedPacks != 2 {
+		if at := ran(); len(at) != 1 || !p.state().Daily || p.state().RemovedPacks != 2 {
 			t.Errorf("pruned at %v: %+v", at, p.state())
 		}
 		time.Sleep(4 * time.Hour)
-		if s := p.state(); len(at) != 2 || !s.Failed {
+		if at, s := ran(), p.state(); len(at) != 2 || !s.Failed {
 			t.Errorf("pruned at %v: %+v", at, s)
 		}
 		time.Sleep(71 * time.Hour)
-		if s := p.state(); len(at) != 4 || at[3]-at[2] <= 24*time.Hour || s.Failed || s.RemovedSnapshots != 3 || s.RemovedBytes != 15 || s.MarkedPacks != 9 {
+		if at, s := ran(), p.state(); len(at) != 4 || at[3]-at[2] <= 24*time.Hour || s.Failed || s.RemovedSnapshots != 3 || s.RemovedBytes != 15 || s.MarkedPacks != 9 {
 			t.Errorf("pruned at %v: %+v", at, s)
 		}
 		turn(false)
 		time.Sleep(72 * time.Hour)
-		if len(at) != 4 || p.state().Daily {
+		if at := ran(); len(at) != 4 || p.state().Daily {
 			t.Errorf("pruned at %v after it was turned off", at)
 		}
 		cancel()
