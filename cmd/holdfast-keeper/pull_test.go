@@ -398,15 +398,15 @@ func dieAt(t *testing.T, s *site, m moment) bool {
 }
 
 // watch returns a channel that is closed at the nth event of a kind in a directory of the vault.
-func (s *machine) watch(dir string, mask uint32, suffix string, nth int) <-chan struct{} {
-	s.t.Helper()
+func (m *machine) watch(dir string, mask uint32, suffix string, nth int) <-chan struct{} {
+	m.t.Helper()
 	fd, err := unix.InotifyInit1(unix.IN_CLOEXEC | unix.IN_NONBLOCK)
-	must(s.t, err)
+	must(m.t, err)
 	events := os.NewFile(uintptr(fd), "inotify")
-	_, err = unix.InotifyAddWatch(fd, filepath.Join(s.vault, dir), mask)
-	must(s.t, err)
+	_, err = unix.InotifyAddWatch(fd, filepath.Join(m.vault, dir), mask)
+	must(m.t, err)
 	came, ended := make(chan struct{}), make(chan struct{})
-	s.t.Cleanup(func() { _ = events.Close(); <-ended })
+	m.t.Cleanup(func() { _ = events.Close(); <-ended })
 	go func() {
 		defer close(ended)
 		for buf := make([]byte, 64<<10); ; {

@@ -28,7 +28,8 @@ type civics struct {
 	ids      []string
 	// checkpoint is the newest that was told.
 	checkpoint []byte
-	began      int64 // operations of the disk until the people come
+	began      int64  // operations of the disk until the people come
+	store      *Store // of the newest life
 }
 
 // effect is what a request does once it is carried out, and not before.
@@ -61,6 +62,7 @@ func (c *civics) life(d durable.Disk, src *clock.Manual, ops func() int64, persi
 	if err != nil {
 		return err
 	}
+	c.store = s
 	for i := range 3 {
 		session := fmt.Sprint("s", i)
 		p, err := seal(s, session)
