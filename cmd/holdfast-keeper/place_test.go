@@ -61,7 +61,7 @@ func sums(t testing.TB, dir string) map[string]string {
 // sealed is touched.
 func TestADiskFullOfLockedPacksGoesOnInASecondPlace(t *testing.T) {
 	s := newSite(t, "ext4")
-	small := s.loop("small", "ext4", 24<<20)
+	small := s.loop("small", "ext4", 32<<20) // a pull keeps room for what it has on its way
 	config, err := os.ReadFile(s.config)
 	must(t, err)
 	old := s.vault

@@ -271,7 +271,7 @@ func spares(d durable.Disk, most, coming int64) error {
 	}
 	free, total, err := r.Room()
 	if kept := min(most, total/64/(ledgerRoom/most)); err == nil && free-coming < kept {
-		return fmt.Errorf("%w: %d bytes are free, and %d are kept for ledger and manifests; docs/PLACES.md says how the vault goes on on a second disk", durable.ErrFull, free, kept)
+		return fmt.Errorf("%w: %d bytes are free, up to %d are on their way, and %d are kept for ledger and manifests; docs/PLACES.md says how the vault goes on on a second disk", durable.ErrFull, free, coming, kept)
 	}
 	return nil
 }
